@@ -1,0 +1,39 @@
+"""Efficient-LVSM and the scene that a robot fills with it: torch and numpy, no ROS, no dataset formats."""
+
+from . import keyframes, metrics
+from .cache import CacheFullError, ViewCache
+from .cameras import Camera, CameraError, compute_rays, normalize_poses
+from .checkpoint import CheckpointError, load_model, save_model
+from .config import PRESETS, ConfigError, ModelConfig
+from .frame import FramePolicy, SceneFrame
+from .images import ImageError, resize_and_crop
+from .model import EfficientLVSM
+from .scene import Keyframe, Rendering, Scene, SceneError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "CacheFullError",
+    "Camera",
+    "CameraError",
+    "CheckpointError",
+    "ConfigError",
+    "EfficientLVSM",
+    "FramePolicy",
+    "ImageError",
+    "Keyframe",
+    "ModelConfig",
+    "Rendering",
+    "Scene",
+    "SceneError",
+    "SceneFrame",
+    "ViewCache",
+    "compute_rays",
+    "keyframes",
+    "load_model",
+    "metrics",
+    "normalize_poses",
+    "resize_and_crop",
+    "save_model",
+]

@@ -1,0 +1,50 @@
+"""The one place that calls an attention kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+log = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=None)
+def backends(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
+    """Return the attention backends for a device, the preferred one first; log the choice once.
+
+    On Hopper and later cuDNN's kernels are ahead of FlashAttention-2 at head size 64; everywhere else
+    PyTorch's own order is kept. The list always ends in a backend that takes any input.
+    """
+    if device_type != "cuda":
+        chosen: tuple[SDPBackend, ...] = ()
+    elif half and torch.cuda.get_device_capability(device_index) >= (9, 0):
+        chosen = (
+            SDPBackend.CUDNN_ATTENTION,
+            SDPBackend.FLASH_ATTENTION,
+            SDPBackend.EFFICIENT_ATTENTION,
+            SDPBackend.MATH,
+        )
+    else:
+        chosen = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+    names = ", ".join(b.name for b in chosen) or "PyTorch's default"
+    log.info("attention on %s: %s", device_type, names)
+    return chosen
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend without mask or bias, scaled by 1/sqrt(head_dim).
+
+    q [b, n, heads, head_dim]; k, v [b, m, heads, head_dim], any strides with a contiguous last axis, same
+    dtype and device. Returns [b, n, heads, head_dim].
+    """
+    order = backends(q.device.type, q.device.index, q.dtype in (torch.bfloat16, torch.float16))
+    kernels = sdpa_kernel(list(order), set_priority=True) if order else contextlib.nullcontext()
+    with kernels:
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)

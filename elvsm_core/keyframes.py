@@ -1,0 +1,146 @@
+"""Decisions about keyframes: pure functions on poses.
+
+Poses are T_world_cam, [n, 4, 4] float64, metres, optical axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .cameras import Camera
+
+Poses = NDArray[np.float64]
+
+SAMPLE_DEPTHS = (0.75, 1.5, 3.0, 6.0)
+"""Metres: where a surface may be, as the depth of a scene is not known."""
+SAMPLE_GRID = 4
+"""Points across the image, each way."""
+
+
+def differences(T_world_cam: ArrayLike, stored: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return distance (metres) and rotation angle (radians) [n] from one pose to n stored ones."""
+    pose = np.asarray(T_world_cam, dtype=np.float64)
+    others = np.asarray(stored, dtype=np.float64).reshape(-1, 4, 4)
+    distance = np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
+    trace = np.einsum("nij,ij->n", others[:, :3, :3], pose[:3, :3])
+    return distance, np.arccos(np.clip((trace - 1) / 2, -1, 1))
+
+
+def nearest(T_world_cam: ArrayLike, stored: ArrayLike, distance: float, angle: float) -> tuple[int, float]:
+    """Return the index of the nearest stored pose and how far it is, in units of the thresholds.
+
+    distance (metres) and angle (radians) set how the two are weighed: the difference of two poses is the
+    larger of metres/distance and radians/angle. Raises ValueError when nothing is stored.
+    """
+    metres, radians = differences(T_world_cam, stored)
+    if not len(metres):
+        raise ValueError("there is no stored pose to compare with")
+    difference = np.maximum(metres / distance, radians / angle)
+    index = int(difference.argmin())
+    return index, float(difference[index])
+
+
+def admit(T_world_cam: ArrayLike, stored: ArrayLike, distance: float, angle: float) -> bool:
+    """Tell whether a pose is new: at least `distance` metres or `angle` radians from every stored pose."""
+    if not len(np.asarray(stored)):
+        return True
+    return nearest(T_world_cam, stored, distance, angle)[1] >= 1.0
+
+
+def most_redundant(stored: ArrayLike, distance: float, angle: float, protect: int = 8) -> int:
+    """Return the index of the pose to evict: the older one of the closest pair, the newest `protect` excepted.
+
+    stored [n, 4, 4], oldest first. Closeness as in `nearest`. When all are protected, the oldest goes.
+    """
+    poses = np.asarray(stored, dtype=np.float64)
+    candidates = len(poses) - protect
+    if candidates < 1:
+        return 0
+    # To the nearest *newer* pose: of a close pair the older one has the small value.
+    closeness = [
+        nearest(poses[i], poses[i + 1 :], distance, angle)[1] if i + 1 < len(poses) else np.inf
+        for i in range(candidates)
+    ]
+    return int(np.argmin(closeness))
+
+
+def frustum_points(cameras: Sequence[Camera], depths: Sequence[float] = SAMPLE_DEPTHS) -> NDArray[np.float64]:
+    """Return points [n, g·g·len(depths), 3] in the world, spread over each camera's image and `depths` metres."""
+    steps = (np.arange(SAMPLE_GRID) + 0.5) / SAMPLE_GRID
+    points = []
+    for camera in cameras:
+        u, v, z = np.meshgrid(steps * camera.width, steps * camera.height, depths, indexing="ij")
+        local = np.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], -1).reshape(
+            -1, 3
+        )
+        points.append(local @ camera.T_world_cam[:3, :3].T + camera.T_world_cam[:3, 3])
+    return np.stack(points)
+
+
+def visibility(
+    points: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    T_world_cam: Poses,
+    fxfycxcy: NDArray[np.float32],
+    sizes: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return how well each of n views sees each of p points that a camera at `origin` looks at, [n, p] in [0, 1].
+
+    0 outside of the view's frustum, and less the larger the angle between the two lines of sight (halved
+    every 20 degrees) and the farther away the view is. points [p, 3], origin [3], T_world_cam [n, 4, 4],
+    fxfycxcy [n, 4], sizes [n, 2] (width, height). Occlusion is not known and not considered.
+    """
+    offsets = points[None] - T_world_cam[:, None, :3, 3]
+    local = np.einsum("npi,nij->npj", offsets, T_world_cam[:, :3, :3])
+    z = local[..., 2]
+    safe = np.where(z > 1e-6, z, 1.0)
+    u = local[..., 0] / safe * fxfycxcy[:, None, 0] + fxfycxcy[:, None, 2]
+    v = local[..., 1] / safe * fxfycxcy[:, None, 1] + fxfycxcy[:, None, 3]
+    inside = (z > 1e-6) & (u >= 0) & (v >= 0) & (u <= sizes[:, None, 0]) & (v <= sizes[:, None, 1])
+    sight = points - origin
+    from_target = np.linalg.norm(sight, axis=-1) + 1e-9
+    from_view = np.linalg.norm(offsets, axis=-1) + 1e-9
+    cosine = np.einsum("npi,pi->np", offsets, sight) / (from_view * from_target)
+    parallax = np.arccos(np.clip(cosine, -1, 1))
+    return inside * 0.5 ** (parallax / np.deg2rad(20)) * np.minimum(1, from_target / from_view)
+
+
+def visibilities(targets: Sequence[Camera], views: Sequence[Camera]) -> NDArray[np.float64]:
+    """Return `visibility` of the targets' frustum points in the views, [views, targets, points]."""
+    T = np.stack([view.T_world_cam for view in views])
+    k = np.array([view.fxfycxcy for view in views], dtype=np.float32)
+    sizes = np.array([(view.width, view.height) for view in views])
+    points = frustum_points(targets)
+    rows = [visibility(p, t.T_world_cam[:3, 3], T, k, sizes) for p, t in zip(points, targets, strict=True)]
+    return np.stack(rows, axis=1)
+
+
+def select(seen: NDArray[np.float64], max_views: int) -> list[int]:
+    """Choose the most useful views for a set of targets, best first.
+
+    seen [views, targets, points] from `visibilities`. Greedy: every step takes the view that adds most to
+    what the chosen ones see best, and, a tenth as much, the one that sees most by itself. Returns at most
+    max_views indices.
+    """
+    flat = seen.reshape(len(seen), -1)
+    own = 0.1 * flat.sum(1)
+    best = np.zeros(flat.shape[1])
+    chosen: list[int] = []
+    for _ in range(min(max_views, len(flat))):
+        gain = np.maximum(flat - best, 0).sum(1) + own
+        gain[chosen] = -1
+        index = int(gain.argmax())
+        chosen.append(index)
+        best = np.maximum(best, flat[index])
+    return chosen
+
+
+def support(seen: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return per target which share of its frustum points the used views see, [targets] in [0, 1].
+
+    seen [views, targets, points] of the views used. 0 tells that a render is invention.
+    """
+    return (seen.max(0) > 0).mean(1).astype(np.float32)

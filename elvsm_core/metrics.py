@@ -1,0 +1,56 @@
+"""Image metrics as the published evaluation computes them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _check(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.ndim != 4:
+        raise ValueError(
+            f"expected two tensors [n, 3, H, W] of one shape, got {list(a.shape)}, {list(b.shape)}"
+        )
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each pair, dB; identical images give infinity.
+
+    a, b [n, 3, H, W] in [0, 1], values outside are clamped. Returns [n].
+    """
+    _check(a, b)
+    error = (a.float().clamp(0, 1) - b.float().clamp(0, 1)).square().mean((1, 2, 3))
+    return -10 * torch.log10(error)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Return the structural similarity of each pair.
+
+    a, b [n, 3, H, W] in [0, 1], at least 11x11 pixels, not clamped. Returns [n]. Gaussian window of 11 pixels
+    (sigma 1.5), K1 0.01, K2 0.03, sample covariance (N/(N-1), N = 121), mean over the image without a border
+    of 5 pixels: scikit-image's structural_similarity as the published evaluation calls it.
+    """
+    _check(a, b)
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs images of at least 11x11 pixels, got {a.shape[-1]}x{a.shape[-2]}")
+    # float64: variances of nearly constant windows cancel in float32.
+    a, b = a.double(), b.double()
+    offsets = torch.arange(-5, 6, device=a.device, dtype=a.dtype)
+    window = torch.exp(-0.5 * (offsets / 1.5).square())
+    window = window / window.sum()
+
+    def blur(x: Tensor) -> Tensor:
+        x = F.conv2d(x.flatten(0, 1).unsqueeze(1), window.view(1, 1, 1, 11))
+        return F.conv2d(x, window.view(1, 1, 11, 1)).unflatten(0, (a.shape[0], a.shape[1])).squeeze(2)
+
+    mean_a, mean_b = blur(a), blur(b)
+    unbiased = 121 / 120
+    var_a = unbiased * (blur(a * a) - mean_a * mean_a)
+    var_b = unbiased * (blur(b * b) - mean_b * mean_b)
+    covariance = unbiased * (blur(a * b) - mean_a * mean_b)
+    c1, c2 = 0.01**2, 0.03**2
+    score = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a * mean_a + mean_b * mean_b + c1) * (var_a + var_b + c2)
+    )
+    return score.mean((1, 2, 3)).float()

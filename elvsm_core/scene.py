@@ -1,0 +1,321 @@
+"""A scene: keyframes on the host, keys and values of some of them on the device, renders from anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from . import keyframes
+from .cache import ViewCache
+from .cameras import Camera, check_pose, stack_cameras
+from .frame import FramePolicy, SceneFrame
+from .images import ImageLike, resize_and_crop, to_uint8
+from .model import EfficientLVSM, KeysValues
+
+RENDER_BATCH = 8
+"""Targets decoded at once; more only cost memory."""
+
+
+class SceneError(ValueError):
+    """A request that a scene cannot serve as it is."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Keyframe:
+    """What is kept of a view: image uint8 [H, W, 3] at the scene's size, its camera, its stamp in seconds."""
+
+    image: Tensor
+    camera: Camera
+    stamp: float | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rendering:
+    """Rendered views.
+
+    images: uint8 [M, H, W, 3]. support: float32 [M] in [0, 1], the share of each target's field of view that
+    the used keyframes look into (0: the picture is invention). views: ids of the keyframes used.
+    """
+
+    images: NDArray[np.uint8]
+    support: NDArray[np.float32]
+    views: list[int]
+
+
+class Scene:
+    """Keep posed images of one static scene and render it from other poses.
+
+    model: an EfficientLVSM in eval mode; its device and dtype are the scene's.
+    capacity: slots for encoded views on the device, allocated here, and the most that one render uses.
+    image_size: (height, width) pixels that images are cropped and resampled to; None: the model's own.
+    frame: a SceneFrame that stays; None: one that is chosen from the first keyframes, and anew (`policy`) when
+    the camera has left the range that the model knows.
+    max_keyframes: images kept on the host; when there are more, the most redundant one is evicted. None: all.
+
+    Keyframes without a slot are encoded again when a render needs them, which gives the same numbers.
+    All methods may be called from several threads; each sees the scene as another one left it. A method that
+    raises leaves the scene as it was.
+    """
+
+    def __init__(
+        self,
+        model: EfficientLVSM,
+        capacity: int = 64,
+        image_size: tuple[int, int] | None = None,
+        frame: SceneFrame | None = None,
+        *,
+        max_keyframes: int | None = None,
+        policy: FramePolicy | None = None,
+    ) -> None:
+        if max_keyframes is not None and max_keyframes < 1:
+            raise SceneError(f"max_keyframes must be at least 1, got {max_keyframes}")
+        self.model = model
+        self.image_size = tuple(image_size) if image_size is not None else model.config.image_size
+        model.check_size(self.image_size)
+        config = model.config
+        self._cache = ViewCache(
+            config.layers,
+            capacity,
+            config.tokens(self.image_size),
+            config.heads,
+            config.head_dim,
+            device=model.device,
+            dtype=model.dtype,
+        )
+        self._fixed_frame = frame is not None
+        self._frame = frame
+        self._policy = policy or FramePolicy()
+        self._max_keyframes = max_keyframes
+        self._keyframes: dict[int, Keyframe] = {}
+        self._slots: dict[int, int] = {}  # least recently used first
+        self._next_id = 0
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._keyframes)
+
+    @property
+    def capacity(self) -> int:
+        return self._cache.capacity
+
+    @property
+    def frame(self) -> SceneFrame | None:
+        """The world-to-model similarity; None before the first keyframe unless one was given."""
+        return self._frame
+
+    @property
+    def views(self) -> list[int]:
+        """Ids of all keyframes, oldest first."""
+        with self._lock:
+            return list(self._keyframes)
+
+    @property
+    def poses(self) -> NDArray[np.float64]:
+        """T_world_cam [n, 4, 4] of all keyframes, oldest first."""
+        with self._lock:
+            cameras = [keyframe.camera.T_world_cam for keyframe in self._keyframes.values()]
+            return np.stack(cameras) if cameras else np.zeros((0, 4, 4))
+
+    def keyframe(self, view: int) -> Keyframe:
+        """Return what is stored of a view. Raises SceneError for an unknown id."""
+        try:
+            return self._keyframes[view]
+        except KeyError:
+            raise SceneError(f"there is no view {view} in this scene: evicted, or of another scene") from None
+
+    def insert(self, image: ImageLike, camera: Camera, stamp: float | None = None) -> int:
+        """Add a view and return its id, an int that stays valid for the scene's life.
+
+        image: uint8 RGB [camera.height, camera.width, 3], undistorted. stamp: seconds. Cost: one encoder pass,
+        whatever the number of views. Raises ImageError or CameraError.
+        """
+        with self._lock:
+            view = self._next_id
+            self._keyframes[view] = self._prepare(image, camera, stamp)
+            try:
+                self._update_frame()
+                self._encode(view, self._keyframes[view])
+            except BaseException:  # out of device memory, say
+                del self._keyframes[view]
+                raise
+            self._next_id += 1
+            if self._max_keyframes is not None and len(self._keyframes) > self._max_keyframes:
+                # Units of closeness: a hand's breadth of motion weighs as much as ten degrees.
+                self.evict(self.views[keyframes.most_redundant(self.poses, 0.15, np.deg2rad(10))])
+            return view
+
+    def replace(self, view: int, image: ImageLike, camera: Camera) -> None:
+        """Give a view another image and camera; its id stays. Raises as `insert`, SceneError for an unknown id."""
+        with self._lock:
+            old = self.keyframe(view)
+            new = self._prepare(image, camera, old.stamp)
+            self._encode(view, new)
+            self._keyframes[view] = new
+
+    def evict(self, view: int) -> None:
+        """Forget a view. Raises SceneError for an unknown id."""
+        with self._lock:
+            self.keyframe(view)
+            del self._keyframes[view]
+            self._release(view)
+
+    def clear(self) -> None:
+        """Forget all views, and the frame unless it was given. Ids are not used again."""
+        with self._lock:
+            self._keyframes.clear()
+            self._slots.clear()
+            self._cache.clear()
+            if not self._fixed_frame:
+                self._frame = None
+
+    def update_poses(self, poses: Mapping[int, ArrayLike]) -> None:
+        """Move views, after a loop closure say: {id: T_world_cam 4x4}.
+
+        Only the views that really moved are encoded again, when a render next needs them. When all views move
+        by one rigid motion, only the frame moves and nothing is encoded. Raises SceneError for an unknown id
+        and CameraError for a pose that is none; no view has moved then.
+        """
+        with self._lock:
+            moved = {}
+            for view, pose in poses.items():
+                keyframe = self.keyframe(view)
+                pose = check_pose(pose, f"the new pose of view {view}")
+                if not np.array_equal(pose, keyframe.camera.T_world_cam):
+                    moved[view] = dataclasses.replace(keyframe, camera=keyframe.camera.at(pose))
+            rigid = self._common_motion(moved)
+            if rigid is not None and self._frame is not None and not self._fixed_frame:
+                self._frame = self._frame.moved(rigid)
+            else:
+                for view in moved:
+                    self._release(view)
+            self._keyframes.update(moved)
+            if self._keyframes:
+                self._update_frame()
+
+    def _common_motion(self, moved: Mapping[int, Keyframe]) -> NDArray[np.float64] | None:
+        """Return T_new_old if all views of the scene moved by it, to a micrometre and a microradian."""
+        if not moved or len(moved) != len(self._keyframes):
+            return None
+        old = self.poses
+        new = np.stack([moved[view].camera.T_world_cam for view in self._keyframes])
+        T_new_old = new[0] @ np.linalg.inv(old[0])
+        return T_new_old if np.allclose(T_new_old @ old, new, rtol=0, atol=1e-6) else None
+
+    @torch.inference_mode()
+    def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
+        """Render the scene as the given cameras would see it.
+
+        cameras: one or more, all of one size in pixels. max_views: use only the most useful keyframes for this
+        request; None: as many as there are, `capacity` at most. Raises SceneError for an empty scene, no
+        cameras, cameras of different sizes.
+        """
+        with self._lock:
+            tensor, seen, views = self._render(cameras, max_views)
+            images = to_uint8(tensor).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return Rendering(images, keyframes.support(seen), views)
+
+    @torch.inference_mode()
+    def render_tensor(self, cameras: Sequence[Camera], max_views: int | None = None) -> Tensor:
+        """Render as `render` does, and return float32 [M, 3, H, W] in [0, 1] on the model's device."""
+        with self._lock:
+            return self._render(cameras, max_views)[0]
+
+    def _render(
+        self, cameras: Sequence[Camera], max_views: int | None
+    ) -> tuple[Tensor, NDArray[np.float64], list[int]]:
+        if not cameras:
+            raise SceneError("no camera to render: ask for at least one view")
+        if not self._keyframes:
+            raise SceneError("the scene is empty: insert a keyframe before asking for a render")
+        if max_views is not None and max_views < 1:
+            raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
+        if any(camera.size != cameras[0].size for camera in cameras):
+            raise SceneError("all cameras of one request must have the same size: split the request")
+        ids = list(self._keyframes)
+        seen = keyframes.visibilities(cameras, [self._keyframes[view].camera for view in ids])
+        limit = min(self.capacity, max_views or self.capacity)
+        if len(ids) > limit:
+            # In order of age, so that the sums run in the order of a fresh scene with these views.
+            chosen = sorted(keyframes.select(seen, limit))
+            ids, seen = [ids[i] for i in chosen], seen[chosen]
+        frame, keys_values = self._keys_values(ids, cameras)
+        parts = [
+            self._decode(keys_values, frame, cameras[start : start + RENDER_BATCH])
+            for start in range(0, len(cameras), RENDER_BATCH)
+        ]
+        return torch.cat(parts), seen, ids
+
+    def _keys_values(self, ids: list[int], cameras: Sequence[Camera]) -> tuple[SceneFrame, KeysValues]:
+        """Return the frame to render in, and the keys and values of views in it."""
+        assert self._frame is not None
+        targets = np.stack([camera.T_world_cam for camera in cameras])
+        if not self._fixed_frame and self._frame.extent(targets) > self._policy.limit:
+            # Far from where the robot is now: these views get a frame of their own for this request.
+            used = np.stack([self._keyframes[view].camera.T_world_cam for view in ids])
+            frame = SceneFrame.fit(np.concatenate([used, targets]))
+            encoded = [self._encoded(self._keyframes[view], frame) for view in ids]
+            layers = zip(*encoded, strict=True)
+            return frame, [
+                (torch.cat([k for k, _ in layer], 1), torch.cat([v for _, v in layer], 1)) for layer in layers
+            ]
+        for view in ids:
+            if view in self._slots:
+                self._slots[view] = self._slots.pop(view)
+        for view in ids:
+            if view not in self._slots:
+                self._encode(view, self._keyframes[view])
+        return self._frame, self._cache.select([self._slots[view] for view in ids])
+
+    def _decode(self, keys_values: KeysValues, frame: SceneFrame, cameras: Sequence[Camera]) -> Tensor:
+        height, width = cameras[0].size
+        patch = self.model.config.patch_size
+        padded = (-(-height // patch) * patch, -(-width // patch) * patch)
+        poses, fxfycxcy = stack_cameras(list(cameras))
+        c2w = torch.from_numpy(frame.to_model(poses)).to(self.model.device)
+        images = self.model.decode(
+            keys_values, c2w.unsqueeze(0), torch.from_numpy(fxfycxcy).to(c2w.device).unsqueeze(0), padded
+        )
+        return images[0, :, :, :height, :width]
+
+    def _prepare(self, image: ImageLike, camera: Camera, stamp: float | None) -> Keyframe:
+        resized, resized_camera = resize_and_crop(image, camera, self.image_size, self.model.device)
+        return Keyframe(resized.cpu().clone(), resized_camera, stamp)
+
+    def _update_frame(self) -> None:
+        if self._fixed_frame:
+            return
+        frame = self._policy.next_frame(self._frame, self.poses)
+        if frame is not self._frame:
+            # What is in the slots belongs to the old frame; renders encode what they need again.
+            self._frame = frame
+            self._slots.clear()
+            self._cache.clear()
+
+    @torch.inference_mode()
+    def _encoded(self, keyframe: Keyframe, frame: SceneFrame) -> KeysValues:
+        device = self.model.device
+        image = keyframe.image.to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
+        c2w = torch.from_numpy(frame.to_model(keyframe.camera.T_world_cam[None])).to(device)
+        return self.model.encode_views(image, c2w, torch.tensor([keyframe.camera.fxfycxcy], device=device))
+
+    def _encode(self, view: int, keyframe: Keyframe) -> None:
+        """Put a view's keys and values into a slot, its own or the least recently used one."""
+        assert self._frame is not None
+        encoded = self._encoded(keyframe, self._frame)
+        if view in self._slots:
+            self._cache.replace(self._slots[view], encoded)
+            return
+        if not self._cache.free:
+            self._release(next(iter(self._slots)))
+        self._slots[view] = self._cache.insert(encoded)
+
+    def _release(self, view: int) -> None:
+        slot = self._slots.pop(view, None)
+        if slot is not None:
+            self._cache.evict(slot)
