@@ -1,0 +1,77 @@
+"""Settings and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+TEST_DATA_VARIABLE = "ELVSM_TEST_DATA"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this session's ROS nodes, and the processes they start, a network of their own.
+
+    This comes before any test module is imported, because rclpy and Fast DDS read the environment once.
+    """
+    del config
+    # Domains 1 to 101 are free of the ephemeral ports of Linux; 0 is the one that a robot nearby would use.
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Fast DDS's default shared-memory segment loses images of 640x480 and above.
+    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA"
+    if "ROS_DISTRO" not in os.environ:  # the ROS packages of PyPI take the virtual environment as their prefix
+        os.environ["AMENT_PREFIX_PATH"] = sys.prefix
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch_threads() -> None:
+    """Use two threads at most: small tensors gain nothing from more, and timings vary less."""
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the source tree."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Return the folder of golden figures; its README says what they are."""
+    return Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of recorded data that is not part of the repository, or skip the test."""
+    value = os.environ.get(TEST_DATA_VARIABLE)
+    if not value:
+        pytest.skip(f"needs recorded data: set {TEST_DATA_VARIABLE} to the folder that holds office_walk/")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"{TEST_DATA_VARIABLE}={value} is not a folder; correct it or unset it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def office_walk(test_data: Path) -> Path:
+    """Return the folder of photographs of a walk through an office, with cameras.json, or skip the test."""
+    return _part(test_data, "office_walk")
+
+
+@pytest.fixture(scope="session")
+def office_bag(test_data: Path) -> Path:
+    """Return the rosbag2 (mcap) of the same walk, or skip the test."""
+    return _part(test_data, "office_walk_bag")
+
+
+def _part(folder: Path, name: str) -> Path:
+    if not (folder / name).is_dir():
+        pytest.skip(f"{TEST_DATA_VARIABLE} holds no {name}/")
+    return folder / name
