@@ -23,8 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Fast DDS's default shared-memory segment loses images of 640x480 and above.
     os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA"
-    if "ROS_DISTRO" not in os.environ:  # the ROS packages of PyPI take the virtual environment as their prefix
-        os.environ["AMENT_PREFIX_PATH"] = sys.prefix
+    # The ROS packages of PyPI take the virtual environment as their prefix.
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    if sys.prefix not in prefixes:
+        os.environ["AMENT_PREFIX_PATH"] = os.pathsep.join([*prefixes, sys.prefix])
 
 
 @pytest.fixture(scope="session", autouse=True)

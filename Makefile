@@ -1,0 +1,114 @@
+# Set elvsm up on a machine without ROS, run its demo and its tests. With ROS, use colcon build instead (README.md).
+#
+#   make                  set up: virtual environment, Python packages, compiled ROS interfaces
+#   make demo             BAG=path plays your own rosbag2, OUT=folder takes the report (demo_out)
+#   make test             TEST_ARGS="test/core -k cache" narrows it
+#   make lint             ruff and mypy
+#   make clean            remove everything that make made
+#
+# Each step leaves a stamp, so a second call does nothing that the first one did.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+COLCON_VENV := $(CURDIR)/.venv-colcon
+STAMPS := $(VENV)/stamps
+BUILD := $(CURDIR)/build/interfaces
+OUT ?= demo_out
+EXTRAS := ros,train,eval,viewer,dev
+COLCON := colcon-common-extensions==0.3.0
+
+ifdef ROS_DISTRO
+$(info elvsm: ROS 2 $(ROS_DISTRO) is set up in this shell. To use it, put this repository into a workspace and run)
+$(info colcon build; make goes on with ROS packages of its own in .venv and leaves $(ROS_DISTRO) alone.)
+unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION COLCON_PREFIX_PATH LD_LIBRARY_PATH
+endif
+unexport PYTHONPATH PYTHONHOME
+
+export VIRTUAL_ENV := $(VENV)
+export AMENT_PREFIX_PATH := $(VENV)
+export CMAKE_PREFIX_PATH := $(VENV)
+export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
+# Fast DDS's default shared-memory segment loses images of 640x480 and above.
+export FASTDDS_BUILTIN_TRANSPORTS := LARGE_DATA
+# Whatever runs here must not reach a robot on the same network.
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONNOUSERSITE := 1
+
+PIP := $(VENV)/bin/python -m pip --quiet
+RUN := PATH="$(VENV)/bin:$$PATH"
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: setup venv interfaces demo test lint format clean
+
+setup: $(STAMPS)/interfaces
+venv: $(STAMPS)/packages
+interfaces: $(STAMPS)/interfaces
+
+$(STAMPS)/python:
+	@tools/check_machine.sh "$(PYTHON)"
+	@echo "elvsm: making .venv with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@rm -rf "$(BUILD)"
+	@mkdir -p "$(STAMPS)" && touch "$@"
+
+# Without a GPU, PyTorch's own index saves gigabytes of CUDA libraries; where it cannot be reached, any build will do.
+$(STAMPS)/torch: constraints.txt $(STAMPS)/python
+	@echo "elvsm: installing PyTorch"
+	@cpu_only=; \
+	if ! nvidia-smi -L > /dev/null 2>&1 && timeout 3 "$(VENV)/bin/python" -c \
+	  'import urllib.request as r; r.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=3)' > /dev/null 2>&1; then \
+	  cpu_only=yes; \
+	fi; \
+	{ [[ -n "$$cpu_only" ]] && \
+	  $(PIP) install -c constraints.txt torch setuptools --retries 1 --extra-index-url "$(TORCH_CPU_INDEX)"; } || \
+	$(PIP) install -c constraints.txt torch setuptools
+	@touch "$@"
+
+$(STAMPS)/packages: pyproject.toml setup.py constraints.txt $(STAMPS)/torch
+	@echo "elvsm: installing Python packages"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[$(EXTRAS)]"
+	@touch "$@"
+
+$(STAMPS)/interfaces: $(wildcard msg/* srv/* action/* cmake/* launch/* config/* config/*/*) CMakeLists.txt package.xml \
+    $(STAMPS)/packages
+	@echo "elvsm: compiling the ROS interfaces"
+	@$(RUN) cmake -S . -B "$(BUILD)" -G Ninja --log-level=WARNING -DCMAKE_PROJECT_INCLUDE="$(CURDIR)/cmake/wheel_fixups.cmake" \
+	  -DPython3_EXECUTABLE="$(VENV)/bin/python" -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$(VENV)" \
+	  -DELVSM_INTERFACES_ONLY=ON > "$(STAMPS)/cmake.log" || { cat "$(STAMPS)/cmake.log"; exit 1; }
+	@$(RUN) cmake --build "$(BUILD)" > "$(STAMPS)/build.log" || { cat "$(STAMPS)/build.log"; exit 1; }
+	@$(RUN) cmake --install "$(BUILD)" > "$(STAMPS)/install.log" || { cat "$(STAMPS)/install.log"; exit 1; }
+# The generated module `elvsm` comes with metadata under the project's own name; pip would take one for the other.
+	@rm -rf "$(VENV)"/lib/python*/site-packages/elvsm-*.egg-info
+	@touch "$@"
+
+# colcon needs an older setuptools than the rest, and nothing of it belongs into the environment that it builds against.
+$(COLCON_VENV)/stamp: Makefile $(STAMPS)/python
+	@echo "elvsm: installing colcon for the tests"
+	@"$(PYTHON)" -m venv "$(COLCON_VENV)"
+	@"$(COLCON_VENV)/bin/python" -m pip --quiet install $(COLCON)
+	@touch "$@"
+
+demo: setup
+	@$(RUN) ROS_DOMAIN_ID=$$((RANDOM % 101 + 1)) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)")
+
+test: setup $(COLCON_VENV)/stamp
+	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)
+
+lint: $(STAMPS)/packages
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+
+format: $(STAMPS)/packages
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+clean:
+	rm -rf "$(VENV)" "$(COLCON_VENV)" build install log dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache
