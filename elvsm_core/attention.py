@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 log = logging.getLogger(__name__)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def backends(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
     """Return the attention backends for a device, the preferred one first; log the choice once.
 

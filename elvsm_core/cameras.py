@@ -38,11 +38,12 @@ def check_pose(T: ArrayLike, name: str = "T_world_cam") -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise CameraError(f"{name} has NaN or infinite entries: drop this pose")
     rotation = array[:3, :3]
-    error = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-    if error > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+    deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+    if deviation > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         raise CameraError(
-            f"{name} has no rotation in its upper left 3x3 block (|RᵀR-1| = {error:.2g}, determinant "
-            f"{np.linalg.det(rotation):.3g}): normalise the quaternion, and check for a mirrored axis or a scale"
+            f"{name} has no rotation in its upper left 3x3 block (|RᵀR-1| = {deviation:.2g}, "
+            f"determinant {np.linalg.det(rotation):.3g}): normalise the quaternion, and check for a mirrored "
+            f"axis or a scale"
         )
     if np.abs(array[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise CameraError(f"{name} must end in the row (0, 0, 0, 1), got {array[3].tolist()}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import re
 import tempfile
 import zipfile
@@ -130,12 +129,13 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """Read a .pt file, {"model": state_dict, ...} or a bare state_dict, without running any code in it."""
     try:
         payload: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} was refused: it holds Python objects that loading would have to execute. Checkpoints are "
-            f"tensors only; do not load this file by other means unless you trust its author ({_first(error)})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler fails in many ways on a file that is none
+        foreign = re.search(r"GLOBAL [\w.]+|Unsupported \w+ \S+", str(error))
+        if foreign and path.read_bytes()[:1] in (b"\x80", b"P"):  # a pickle, or a zip file with one in it
+            raise CheckpointError(
+                f"{path} was refused: it holds more than tensors, and loading it could run code "
+                f"({foreign[0]}). Do not load it by other means unless you trust its author"
+            ) from error
         raise CheckpointError(
             f"{path} cannot be read: truncated or not a PyTorch checkpoint; copy it again ({_first(error)})"
         ) from error
@@ -151,7 +151,7 @@ def _first(error: BaseException) -> str:
 
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """Return the weight file of a bundled name ("demo") or of a path. Raises CheckpointError if there is none."""
+    """Return the weight file of a bundled name ("demo") or of a path; CheckpointError if there is none."""
     path = Path(path_or_name).expanduser()
     bundled = WEIGHTS / f"{path_or_name}.safetensors"
     if path.suffix in (".pt", ".pth", ".safetensors"):
@@ -162,8 +162,8 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
         return bundled
     names = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
     raise CheckpointError(
-        f"{str(path_or_name)!r} is neither a bundled model ({', '.join(names) or 'none installed'}) nor a path "
-        f"to a .pt or .safetensors file"
+        f"{str(path_or_name)!r} is neither a bundled model ({', '.join(names) or 'none installed'}) nor a "
+        f"path to a .pt or .safetensors file"
     )
 
 
@@ -175,9 +175,10 @@ def load_model(
 ) -> EfficientLVSM:
     """Load a model for inference.
 
-    path_or_name: "demo" (the bundled weights), a .safetensors file written by `save_model`, or a .pt file in a
-    published layout. device "auto" is CUDA where there is one. dtype "auto" is bfloat16 on CUDA devices that
-    compute in it and float32 elsewhere; also "float32", "bfloat16" or a torch.dtype. bf16_rays: see ModelConfig.
+    path_or_name: "demo" (the bundled weights), a .safetensors file written by `save_model`, or a .pt file in
+    a published layout. device "auto" is CUDA where there is one. dtype "auto" is bfloat16 on CUDA devices
+    that compute in it and float32 elsewhere; also "float32", "bfloat16" or a torch.dtype. bf16_rays: see
+    ModelConfig.
     Raises CheckpointError naming the file and what is wrong with it.
     """
     path = resolve(path_or_name)
@@ -200,7 +201,7 @@ def load_model(
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
-    """Turn "auto" into CUDA where there is one, else the CPU. Raises ValueError for a device that is not there."""
+    """Turn "auto" into CUDA where there is one, else the CPU; ValueError for a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

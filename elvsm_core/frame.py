@@ -71,8 +71,8 @@ class FramePolicy:
     """When an online scene chooses its frame anew.
 
     freeze_after: number of keyframes up to which the frame follows them. window: number of newest keyframes
-    that a new frame is fitted to. reach: where the farthest of them comes to lie, model units; the rest of the
-    range is room to move on. limit: the frame is chosen anew when a keyframe lies farther out than this.
+    that a new frame is fitted to. reach: where the farthest of them comes to lie, model units; the rest of
+    the range is room to move on. limit: the frame is chosen anew when a keyframe lies farther out than this.
     """
 
     freeze_after: int = 4

@@ -32,7 +32,7 @@ def check_image(image: ImageLike, camera: Camera) -> Tensor:
     if tuple(image.shape[:2]) != camera.size:
         raise ImageError(
             f"image is {image.shape[1]}x{image.shape[0]} but its camera is calibrated for {camera.width}x"
-            f"{camera.height}: image and CameraInfo do not belong together (binning, ROI or a resized stream?)"
+            f"{camera.height}: image and CameraInfo do not belong together (binning, ROI, a resized stream?)"
         )
     return image
 
@@ -42,7 +42,7 @@ def resize_and_crop(
 ) -> tuple[Tensor, Camera]:
     """Cut the centre of an image to the aspect ratio of `size` and resample it, the intrinsics with it.
 
-    image uint8 [h, w, 3]; size (H, W) pixels. The work is done on `device`, with an antialiased bicubic filter.
+    image uint8 [h, w, 3]; size (H, W) pixels. Computed on `device`, with an antialiased bicubic filter.
     Returns a uint8 tensor [H, W, 3] on `device` and its camera. Raises ImageError where image and camera
     disagree.
     """

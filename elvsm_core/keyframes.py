@@ -51,9 +51,10 @@ def admit(T_world_cam: ArrayLike, stored: ArrayLike, distance: float, angle: flo
 
 
 def most_redundant(stored: ArrayLike, distance: float, angle: float, protect: int = 8) -> int:
-    """Return the index of the pose to evict: the older one of the closest pair, the newest `protect` excepted.
+    """Return the index of the pose to evict: the older one of the closest pair, the newest excepted.
 
-    stored [n, 4, 4], oldest first. Closeness as in `nearest`. When all are protected, the oldest goes.
+    stored [n, 4, 4], oldest first. Closeness as in `nearest`. When all are among the
+    `protect` newest, the oldest goes.
     """
     poses = np.asarray(stored, dtype=np.float64)
     candidates = len(poses) - protect
@@ -68,7 +69,7 @@ def most_redundant(stored: ArrayLike, distance: float, angle: float, protect: in
 
 
 def frustum_points(cameras: Sequence[Camera], depths: Sequence[float] = SAMPLE_DEPTHS) -> NDArray[np.float64]:
-    """Return points [n, g·g·len(depths), 3] in the world, spread over each camera's image and `depths` metres."""
+    """Return world points [n, g·g·len(depths), 3], spread over each camera's image and `depths` metres."""
     steps = (np.arange(SAMPLE_GRID) + 0.5) / SAMPLE_GRID
     points = []
     for camera in cameras:
@@ -87,11 +88,11 @@ def visibility(
     fxfycxcy: NDArray[np.float32],
     sizes: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return how well each of n views sees each of p points that a camera at `origin` looks at, [n, p] in [0, 1].
+    """Return how well each of n views sees each of p points that a camera at `origin` looks at, [n, p].
 
-    0 outside of the view's frustum, and less the larger the angle between the two lines of sight (halved
-    every 20 degrees) and the farther away the view is. points [p, 3], origin [3], T_world_cam [n, 4, 4],
-    fxfycxcy [n, 4], sizes [n, 2] (width, height). Occlusion is not known and not considered.
+    In [0, 1]: 0 outside of the view's frustum, and less the larger the angle between the lines of sight
+    (halved every 20 degrees) and the farther away the view is. points [p, 3], origin [3], T_world_cam
+    [n, 4, 4], fxfycxcy [n, 4], sizes [n, 2] (width, height). Occlusion is not known and not considered.
     """
     offsets = points[None] - T_world_cam[:, None, :3, 3]
     local = np.einsum("npi,nij->npj", offsets, T_world_cam[:, :3, :3])

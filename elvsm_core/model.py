@@ -1,4 +1,4 @@
-"""Efficient-LVSM: an encoder that looks at one view at a time, and a decoder that attends to its keys and values.
+"""Efficient-LVSM: an encoder that looks at one view at a time, a decoder that attends to its keys and values.
 
 The encoder's activations of a view depend on that view alone. What the decoder reads from a view is one pair
 of keys and values per layer, so views can be encoded once, kept, and combined freely (see `ViewCache`).
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +107,7 @@ class DecoderBlock(nn.Module):
         self.mlp = MLP(cfg)
 
     def forward(self, t: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Refine target tokens t [b, M, P, d] with the keys and values [b, n, heads, head_dim] of b scenes."""
+        """Refine target tokens t [b, M, P, d] with keys and values [b, n, heads, head_dim] of b scenes."""
         b, m = t.shape[:2]
         t = t.flatten(0, 1)
         t = t + self.self_attn(layer_norm(t))
@@ -143,20 +144,24 @@ class EfficientLVSM(nn.Module):
 
     def _initialise(self) -> None:
         """Initialise as the published training does; the encoder blocks stay at PyTorch's own."""
-        for module in (self.rgbp_tokenizer, self.target_pose_tokenizer, self.image_token_decoder):
-            nn.init.normal_(module[1].weight, std=0.02)
+        for sequence in (self.rgbp_tokenizer, self.target_pose_tokenizer, self.image_token_decoder):
+            nn.init.normal_(cast(nn.Linear, sequence[1]).weight, std=0.02)
         for depth, block in enumerate(self.self_cross_blocks, start=1):
             for module in block.modules():
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth))
 
     @property
+    def _head(self) -> nn.Linear:
+        return cast(nn.Linear, self.image_token_decoder[1])
+
+    @property
     def device(self) -> torch.device:
-        return self.image_token_decoder[1].weight.device
+        return self._head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.image_token_decoder[1].weight.dtype
+        return self._head.weight.dtype
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raise ValueError unless size (height, width) is made of whole patches."""
@@ -185,7 +190,7 @@ class EfficientLVSM(nn.Module):
         keys_values = []
         for encoder, decoder in zip(self.input_self_attn_blocks, self.self_cross_blocks, strict=True):
             s = encoder(s)
-            keys_values.append(decoder.cross_attn.keys_values(s))
+            keys_values.append(cast(DecoderBlock, decoder).cross_attn.keys_values(s))
         return keys_values
 
     def decode(

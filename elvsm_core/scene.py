@@ -54,8 +54,8 @@ class Scene:
     model: an EfficientLVSM in eval mode; its device and dtype are the scene's.
     capacity: slots for encoded views on the device, allocated here, and the most that one render uses.
     image_size: (height, width) pixels that images are cropped and resampled to; None: the model's own.
-    frame: a SceneFrame that stays; None: one that is chosen from the first keyframes, and anew (`policy`) when
-    the camera has left the range that the model knows.
+    frame: a SceneFrame that stays; None: one that is chosen from the first keyframes, and anew (`policy`)
+    when the camera has left the range that the model knows.
     max_keyframes: images kept on the host; when there are more, the most redundant one is evicted. None: all.
 
     Keyframes without a slot are encoded again when a render needs them, which gives the same numbers.
@@ -76,7 +76,8 @@ class Scene:
         if max_keyframes is not None and max_keyframes < 1:
             raise SceneError(f"max_keyframes must be at least 1, got {max_keyframes}")
         self.model = model
-        self.image_size = tuple(image_size) if image_size is not None else model.config.image_size
+        height, width = image_size if image_size is not None else model.config.image_size
+        self.image_size = (int(height), int(width))
         model.check_size(self.image_size)
         config = model.config
         self._cache = ViewCache(
@@ -132,8 +133,8 @@ class Scene:
     def insert(self, image: ImageLike, camera: Camera, stamp: float | None = None) -> int:
         """Add a view and return its id, an int that stays valid for the scene's life.
 
-        image: uint8 RGB [camera.height, camera.width, 3], undistorted. stamp: seconds. Cost: one encoder pass,
-        whatever the number of views. Raises ImageError or CameraError.
+        image: uint8 RGB [camera.height, camera.width, 3], undistorted. stamp: seconds. Costs one encoder
+        pass, whatever the number of views. Raises ImageError or CameraError.
         """
         with self._lock:
             view = self._next_id
@@ -151,7 +152,10 @@ class Scene:
             return view
 
     def replace(self, view: int, image: ImageLike, camera: Camera) -> None:
-        """Give a view another image and camera; its id stays. Raises as `insert`, SceneError for an unknown id."""
+        """Give a view another image and camera; its id stays.
+
+        Raises as `insert` does, and SceneError for an unknown id.
+        """
         with self._lock:
             old = self.keyframe(view)
             new = self._prepare(image, camera, old.stamp)
@@ -211,8 +215,8 @@ class Scene:
     def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
         """Render the scene as the given cameras would see it.
 
-        cameras: one or more, all of one size in pixels. max_views: use only the most useful keyframes for this
-        request; None: as many as there are, `capacity` at most. Raises SceneError for an empty scene, no
+        cameras: one or more, all of one size in pixels. max_views: use only the most useful keyframes for
+        this request; None: as many as there are, `capacity` at most. Raises SceneError for an empty scene, no
         cameras, cameras of different sizes.
         """
         with self._lock:

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+import elvsm_core as ec
+from elvsm_core import keyframes
+
+
+def at(x=0.0, y=0.0, z=0.0, yaw=0.0):
+    c, s = np.cos(np.deg2rad(yaw)), np.sin(np.deg2rad(yaw))
+    T = np.eye(4)
+    T[:3, :3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]
+    T[:3, 3] = [x, y, z]
+    return T
+
+
+def camera(T):
+    return ec.Camera(60, 60, 32, 32, 64, 64, T)
+
+
+def test_differences():
+    metres, radians = keyframes.differences(at(), [at(3, 0, 4), at(yaw=30), at(1, yaw=-170)])
+    np.testing.assert_allclose(metres, [5, 0, 1])
+    np.testing.assert_allclose(np.rad2deg(radians), [0, 30, 170])
+
+
+def test_admission_looks_at_every_stored_pose():
+    thresholds = {"distance": 0.2, "angle": np.deg2rad(15)}
+    assert keyframes.admit(at(), np.zeros((0, 4, 4)), **thresholds)
+    stored = np.stack([at(), at(0.5), at(1.0)])
+    assert not keyframes.admit(at(0.1), stored, **thresholds)
+    assert not keyframes.admit(at(0.5, yaw=14), stored, **thresholds), "near an older pose than the newest"
+    assert keyframes.admit(at(0.25), stored, **thresholds)
+    assert keyframes.admit(at(0.5, yaw=16), stored, **thresholds)
+
+
+def test_nearest_weighs_distance_and_angle():
+    stored = np.stack([at(0.1), at(0, yaw=20)])
+    assert keyframes.nearest(at(), stored, distance=0.2, angle=np.deg2rad(10))[0] == 0
+    index, difference = keyframes.nearest(at(), stored, distance=0.01, angle=np.deg2rad(10))
+    assert index == 1 and difference == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="no stored pose"):
+        keyframes.nearest(at(), np.zeros((0, 4, 4)), 0.1, 0.1)
+
+
+def test_eviction_takes_the_older_of_the_closest_pair_and_spares_the_newest():
+    poses = np.stack([at(0), at(1.0), at(1.01), at(2.0), at(3.0), at(3.001)])
+    assert keyframes.most_redundant(poses, 0.2, 0.2, protect=2) == 1
+    assert keyframes.most_redundant(poses, 0.2, 0.2, protect=1) == 4
+    assert keyframes.most_redundant(poses, 0.2, 0.2, protect=6) == 0
+
+
+def test_selection_prefers_views_that_see_what_the_target_sees():
+    target = camera(at())
+    views = [camera(at(5, yaw=180)), camera(at(0.1)), camera(at(-0.3, yaw=5)), camera(at(z=2, yaw=180))]
+    seen = keyframes.visibilities([target], views)
+    assert seen.shape == (4, 1, keyframes.SAMPLE_GRID**2 * len(keyframes.SAMPLE_DEPTHS))
+    assert keyframes.select(seen, 1) == [1]
+    assert set(keyframes.select(seen, 2)) == {1, 2}
+    assert len(keyframes.select(seen, 10)) == 4
+
+
+def test_selection_covers_all_targets_of_a_request():
+    """Two targets back to back: two views, one for each, though one side has ten."""
+    views = [camera(at(0.05 * i)) for i in range(10)] + [camera(at(0.1, yaw=180))]
+    chosen = keyframes.select(keyframes.visibilities([camera(at()), camera(at(yaw=180))], views), 2)
+    assert 10 in chosen
+
+
+def test_selection_prefers_a_new_angle_to_a_twin():
+    """Half of the target's view is seen by three twins, the other half by one view from the side."""
+    views = [
+        camera(at(yaw=-20)),
+        camera(at(0.01, yaw=-20)),
+        camera(at(0.02, yaw=-20)),
+        camera(at(0.1, yaw=22)),
+    ]
+    assert set(keyframes.select(keyframes.visibilities([camera(at())], views), 2)) >= {3}
+
+
+def test_support_counts_what_is_seen():
+    target = camera(at())
+    full = keyframes.support(keyframes.visibilities([target], [camera(at(z=-0.1))]))
+    none = keyframes.support(keyframes.visibilities([target], [camera(at(yaw=180))]))
+    half = keyframes.support(keyframes.visibilities([target], [camera(at(yaw=28))]))
+    assert full[0] > 0.9 and none[0] == 0 and 0.2 < half[0] < 0.8

@@ -1,0 +1,256 @@
+"""Every edit of a scene is exact: the result is that of a fresh scene with the same views."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import elvsm_core as ec
+
+TARGETS_AT = ([0.2, 0.0, 0.1], [0.45, -0.05, 0.2])
+
+
+def targets(width=32, height=32):
+    cameras = []
+    for t in TARGETS_AT:
+        T = np.eye(4)
+        T[:3, 3] = t
+        cameras.append(ec.Camera(30, 30, width / 2, height / 2, width, height, T))
+    return cameras
+
+
+@pytest.fixture
+def frame(walk):
+    return ec.SceneFrame.fit([camera.T_world_cam for _, camera in walk])
+
+
+def build(model, views, frame, **kwargs):
+    scene = ec.Scene(model, capacity=kwargs.pop("capacity", 8), frame=frame, **kwargs)
+    return scene, [scene.insert(*view) for view in views]
+
+
+def assert_same(a, b):
+    torch.testing.assert_close(a.render_tensor(targets()), b.render_tensor(targets()), atol=1e-6, rtol=0)
+
+
+def test_renders_depend_on_the_views(tiny_model, walk, frame):
+    one, _ = build(tiny_model, walk[:3], frame)
+    other, _ = build(tiny_model, walk[1:4], frame)
+    assert (one.render_tensor(targets()) - other.render_tensor(targets())).abs().max() > 0.01
+
+
+def test_scene_equals_forward(tiny_model, walk, frame):
+    scene, ids = build(tiny_model, walk[:4], frame)
+    kept = [scene.keyframe(i) for i in ids]
+    images = torch.stack([k.image for k in kept]).permute(0, 3, 1, 2)[None].float() / 255
+    c2w = torch.from_numpy(frame.to_model([k.camera.T_world_cam for k in kept]))[None]
+    intrinsics = torch.tensor([k.camera.fxfycxcy for k in kept])[None]
+    target_c2w = torch.from_numpy(frame.to_model([t.T_world_cam for t in targets()]))[None]
+    target_k = torch.tensor([t.fxfycxcy for t in targets()])[None]
+    full = tiny_model(images, c2w, intrinsics, target_c2w, target_k, (32, 32))[0]
+    torch.testing.assert_close(scene.render_tensor(targets()), full, atol=1e-6, rtol=0)
+    rendering = scene.render(targets())
+    assert rendering.images.dtype == np.uint8 and rendering.images.shape == (2, 32, 32, 3)
+    assert np.abs(rendering.images - full.permute(0, 2, 3, 1).numpy() * 255).max() <= 0.501
+    assert rendering.views == ids
+
+
+def test_evict_equals_fresh(tiny_model, walk, frame):
+    scene, ids = build(tiny_model, walk, frame)
+    scene.evict(ids[2])
+    scene.evict(ids[0])
+    fresh, _ = build(tiny_model, [walk[i] for i in (1, 3, 4, 5, 6, 7)], frame)
+    assert_same(scene, fresh)
+    with pytest.raises(ec.SceneError, match=f"no view {ids[2]}"):
+        scene.evict(ids[2])
+
+
+def test_replace_equals_fresh(tiny_model, walk, frame):
+    scene, ids = build(tiny_model, walk[:4], frame)
+    before = scene.render_tensor(targets())
+    scene.replace(ids[1], *walk[7])
+    assert (scene.render_tensor(targets()) - before).abs().max() > 1e-3
+    fresh, _ = build(tiny_model, [walk[0], walk[7], walk[2], walk[3]], frame)
+    assert_same(scene, fresh)
+    assert scene.views == ids
+
+
+def test_reinserting_restores(tiny_model, walk, frame):
+    scene, ids = build(tiny_model, walk[:4], frame)
+    before = scene.render_tensor(targets())
+    scene.evict(ids[1])
+    again = scene.insert(*walk[1])
+    assert again not in ids
+    torch.testing.assert_close(scene.render_tensor(targets()), before, atol=1e-6, rtol=0)
+
+
+def test_clear_forgets_views_and_chosen_frame(tiny_model, walk):
+    scene, ids = build(tiny_model, walk[:3], None)
+    scene.clear()
+    assert len(scene) == 0 and scene.views == [] and scene.frame is None
+    with pytest.raises(ec.SceneError, match="empty"):
+        scene.render(targets())
+    assert scene.insert(*walk[0]) not in ids
+
+
+def test_more_keyframes_than_slots_are_paged_in(tiny_model, walk, frame):
+    small, ids = build(tiny_model, walk, frame, capacity=3)
+    large, _ = build(tiny_model, walk, frame, capacity=8)
+    assert len(small) == 8
+    for camera in [view[1] for view in walk]:
+        out = small.render([camera], max_views=2)
+        assert len(out.views) == 2 and set(out.views) <= set(ids)
+        np.testing.assert_array_equal(out.images, large.render([camera], max_views=2).images)
+
+
+def test_max_keyframes_evicts_the_redundant_ones(tiny_model, walk, frame):
+    scene, ids = build(tiny_model, walk[:4], frame, max_keyframes=12)
+    for image, camera in [walk[3]] * 12:
+        scene.insert(image, camera)
+    assert len(scene) == 12
+    assert ids[0] in scene.views and ids[3] not in scene.views
+
+
+def test_update_poses_equals_fresh(tiny_model, walk, frame):
+    scene, ids = build(tiny_model, walk[:4], frame)
+    scene.render(targets())
+    correction = np.eye(4)
+    correction[:3, 3] = [0.05, -0.02, 0.03]
+    corrected = [(image, camera.at(correction @ camera.T_world_cam)) for image, camera in walk[:4]]
+    scene.update_poses({ids[1]: corrected[1][1].T_world_cam, ids[3]: corrected[3][1].T_world_cam})
+    fresh, _ = build(tiny_model, [walk[0], corrected[1], walk[2], corrected[3]], frame)
+    assert_same(scene, fresh)
+    unchanged = scene.poses
+    with pytest.raises(ec.CameraError, match="NaN"):
+        scene.update_poses({ids[0]: np.eye(4), ids[2]: np.full((4, 4), np.nan)})
+    np.testing.assert_array_equal(scene.poses, unchanged)
+
+
+def test_rigid_correction_moves_the_frame_only(tiny_model, walk, monkeypatch):
+    scene, ids = build(tiny_model, walk, None)
+    T = np.eye(4)
+    T[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    T[:3, 3] = [100, 20, -3]
+    before = scene.render_tensor(targets())
+    encoded = []
+    monkeypatch.setattr(tiny_model, "encode_views", lambda *a: encoded.append(a))
+    scene.update_poses({i: T @ camera.T_world_cam for i, (_, camera) in zip(ids, walk, strict=True)})
+    moved = [camera.at(T @ camera.T_world_cam) for camera in targets()]
+    torch.testing.assert_close(scene.render_tensor(moved), before, atol=1e-4, rtol=0)
+    assert not encoded
+
+
+def test_chosen_frame_follows_the_camera_and_stays_exact(tiny_model, walk):
+    scene = ec.Scene(tiny_model, capacity=32)
+    frames = set()
+    for step in range(24):
+        image, camera = walk[step % 8]
+        T = camera.T_world_cam.copy()
+        T[0, 3] += 0.3 * step
+        scene.insert(image, camera.at(T))
+        frames.add(id(scene.frame))
+        assert scene.frame.extent(T[None]) <= 1 / 1.35 + 1e-6
+    assert 4 < len(frames) < 24, "the frame should follow the first keyframes, then change now and then"
+    here = [camera.at(T) for camera in targets()]
+    fresh = ec.Scene(tiny_model, capacity=32, frame=scene.frame)
+    for view in scene.views:
+        kept = scene.keyframe(view)
+        fresh.insert(kept.image, kept.camera)
+    torch.testing.assert_close(scene.render_tensor(here), fresh.render_tensor(here), atol=1e-6, rtol=0)
+    # A target where the robot was long ago is rendered, too, in a frame that suits it.
+    near, used = targets(), scene.render(targets(), max_views=4).views
+    old = ec.Scene(
+        tiny_model,
+        frame=ec.SceneFrame.fit(
+            [scene.keyframe(v).camera.T_world_cam for v in used] + [t.T_world_cam for t in near]
+        ),
+    )
+    for view in used:
+        old.insert(scene.keyframe(view).image, scene.keyframe(view).camera)
+    torch.testing.assert_close(
+        scene.render_tensor(near, max_views=4), old.render_tensor(near), atol=1e-6, rtol=0
+    )
+
+
+def test_sizes_that_are_no_whole_patches(tiny_model, walk, frame):
+    scene, _ = build(tiny_model, walk[:2], frame)
+    odd = scene.render(targets(width=37, height=27))
+    assert odd.images.shape == (2, 27, 37, 3)
+    padded = [ec.Camera(c.fx, c.fy, c.cx, c.cy, 40, 32, c.T_world_cam) for c in targets(width=37, height=27)]
+    np.testing.assert_array_equal(odd.images, scene.render(padded).images[:, :27, :37])
+
+
+def test_bad_requests_leave_the_scene_as_it_was(tiny_model, walk, frame):
+    scene, _ = build(tiny_model, walk[:2], frame)
+    before = scene.render_tensor(targets())
+    image, camera = walk[2]
+    bad_images = [
+        (image[:, :, 0], "shape"),
+        (image.astype(np.float32), "uint8"),
+        (image[:-1], "calibrated for"),
+    ]
+    for bad, reason in bad_images:
+        with pytest.raises(ec.ImageError, match=reason):
+            scene.insert(bad, camera)
+        with pytest.raises(ec.ImageError, match=reason):
+            scene.replace(scene.views[0], bad, camera)
+    with pytest.raises(ec.SceneError, match="at least one view"):
+        scene.render([])
+    with pytest.raises(ec.SceneError, match="max_views"):
+        scene.render(targets(), max_views=0)
+    with pytest.raises(ec.SceneError, match="same size"):
+        scene.render([targets()[0], targets(40, 32)[0]])
+    assert len(scene) == 2
+    torch.testing.assert_close(scene.render_tensor(targets()), before, atol=0, rtol=0)
+
+
+def test_a_failing_device_leaves_the_scene_as_it_was(tiny_model, walk, frame, monkeypatch):
+    scene, ids = build(tiny_model, walk[:2], frame)
+    before = scene.render_tensor(targets())
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_model, "encode_views", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            scene.insert(*walk[2])
+        with pytest.raises(torch.OutOfMemoryError):
+            scene.replace(ids[0], *walk[2])
+    assert scene.views == ids
+    torch.testing.assert_close(scene.render_tensor(targets()), before, atol=0, rtol=0)
+
+
+def test_threads_see_whole_states(tiny_model, walk, frame):
+    """A render sees the scene before an edit or after it, never between."""
+    scene, ids = build(tiny_model, walk[:2], frame)
+    states = []
+    for view in (walk[2], walk[3]):
+        scene.replace(ids[1], *view)
+        states.append(scene.render(targets()).images)
+    stop = threading.Event()
+
+    def edit():
+        while not stop.is_set():
+            scene.replace(ids[1], *walk[2])
+            scene.replace(ids[1], *walk[3])
+
+    editor = threading.Thread(target=edit)
+    editor.start()
+    try:
+        for _ in range(40):
+            image = scene.render(targets()).images
+            assert any(np.array_equal(image, state) for state in states)
+    finally:
+        stop.set()
+        editor.join()
+
+
+def test_support_tells_invention_from_knowledge(tiny_model, walk, frame):
+    scene, _ = build(tiny_model, walk[:2], frame)
+    behind = np.diag([-1.0, 1.0, -1.0, 1.0])
+    out = scene.render([targets()[0], targets()[0].at(behind)])
+    assert out.support.dtype == np.float32
+    assert out.support[0] > 0.6
+    assert out.support[1] == 0.0
