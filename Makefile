@@ -21,7 +21,7 @@ STAMPS := $(VENV)/stamps
 BUILD := $(CURDIR)/build/interfaces
 OUT ?= demo_out
 EXTRAS := ros,train,eval,viewer,dev
-COLCON := colcon-common-extensions==0.3.0
+COLCON := colcon-common-extensions==0.3.0 colcon-core==0.21.3 colcon-ros==0.5.0
 
 ifdef ROS_DISTRO
 $(info elvsm: ROS 2 $(ROS_DISTRO) is set up in this shell. To use it, put this repository into a workspace and run)

@@ -1,0 +1,160 @@
+"""package.xml, CMakeLists.txt and pyproject.toml say the same, and name all that is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import elvsm_core
+
+catkin_pkg = pytest.importorskip("catkin_pkg.package", reason="needs the extra [ros]: run make")
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+OWN = {"elvsm", "elvsm_core", "elvsm_ros", "training"}
+# Python module: the package.xml dependency or the PyPI package that brings it, where the names differ.
+ROS_NAMES = {
+    "numpy": "python3-numpy",
+    "cv2": "python3-opencv",
+    "yaml": "python3-yaml",
+    "scipy": "python3-scipy",
+}
+PYPI_NAMES = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}
+
+
+@pytest.fixture(scope="module")
+def package(repository: Path):
+    return catkin_pkg.parse_package(str(repository / "package.xml"))
+
+
+@pytest.fixture(scope="module")
+def project(repository: Path) -> dict:
+    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def cmake(repository: Path) -> str:
+    return (repository / "CMakeLists.txt").read_text()
+
+
+def imported(*folders: Path) -> dict[str, str]:
+    """Return the modules imported from elsewhere: name -> the file that imports it."""
+    found: dict[str, str] = {}
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names = [node.module]
+            else:
+                continue
+            found.update((name.partition(".")[0], path.name) for name in names)
+    return {name: at for name, at in found.items() if name not in sys.stdlib_module_names | OWN}
+
+
+def requirements(project: dict, *extras: str) -> set[str]:
+    """Return the PyPI packages that the project and these extras ask for."""
+    texts = project["dependencies"] + [t for e in extras for t in project["optional-dependencies"][e]]
+    return {re.sub(r"[-_.]+", "-", Requirement(text).name).lower() for text in texts}
+
+
+def test_the_versions_agree(package, project: dict) -> None:
+    assert package.version == project["version"] == elvsm_core.__version__
+    assert package.licenses == [project["license"]]
+
+
+def test_the_package_is_an_interface_package_built_by_ament_cmake(package) -> None:
+    assert package.get_build_type() == "ament_cmake"
+    assert [group.name for group in package.member_of_groups] == ["rosidl_interface_packages"]
+    assert package.has_invalid_metapackage_dependencies() is False
+
+
+def test_cmake_finds_only_declared_packages(package, cmake: str) -> None:
+    declared = {d.name for d in package.build_depends + package.buildtool_depends}
+    assert set(re.findall(r"find_package\((\w+)", cmake)) <= declared
+
+
+def test_cmake_builds_every_interface_and_installs_every_executable(
+    repository: Path, cmake: str, executables: set[str]
+) -> None:
+    interfaces = {
+        f"{path.parent.name}/{path.name}"
+        for kind in ("msg", "srv", "action")
+        for path in (repository / kind).glob(f"*.{kind}")
+    }
+    assert set(re.findall(r'"((?:msg|srv|action)/\w+\.\w+)"', cmake)) == interfaces
+    assert set(re.findall(r"scripts/(\w+)", cmake)) == executables
+    assert all(os.access(repository / "scripts" / name, os.X_OK) for name in executables)
+
+
+def test_the_core_imports_what_pip_installs_without_extras(repository: Path, project: dict) -> None:
+    available = requirements(project)
+    for module, file in imported(repository / "elvsm_core").items():
+        assert PYPI_NAMES.get(module, module).lower() in available, f"{file} imports {module}"
+
+
+def test_training_imports_what_its_extra_installs(repository: Path, project: dict) -> None:
+    available = requirements(project, "train", "eval")
+    for module, file in imported(repository / "training").items():
+        assert PYPI_NAMES.get(module, module).lower() in available, f"{file} imports {module}"
+
+
+def test_the_node_imports_what_package_xml_or_pip_installs(repository: Path, package, project: dict) -> None:
+    ros = {d.name for d in package.build_depends + package.exec_depends}
+    pypi = requirements(project, "ros")
+    for module, file in imported(repository / "elvsm_ros", repository / "launch").items():
+        names = {ROS_NAMES.get(module, module), PYPI_NAMES.get(module, module).lower()}
+        assert names & (ros | pypi), f"{file} imports {module}, which no dependency brings"
+
+
+def test_the_core_stays_below_the_node_and_the_training(repository: Path) -> None:
+    for folder, above in {
+        "elvsm_core": ("elvsm_ros", "training", "rclpy"),
+        "training": ("elvsm_ros", "rclpy"),
+    }.items():
+        for path in (repository / folder).rglob("*.py"):
+            for module in above:
+                assert not re.search(rf"^\s*(from|import) {module}\b", path.read_text(), re.M), (
+                    f"{path}: {module}"
+                )
+
+
+def test_the_generated_interfaces_have_the_fields_of_their_files(repository: Path) -> None:
+    if importlib.util.find_spec("elvsm") is None:
+        pytest.skip("needs the compiled interfaces: run make")
+    from elvsm.msg import Status
+    from elvsm.srv import RenderViews
+
+    text = {path.stem: path.read_text() for path in repository.glob("[ms][sr][gv]/*")}
+    request, answer = text["RenderViews"].split("---")
+    for kind, source in {
+        Status: text["Status"],
+        RenderViews.Request: request,
+        RenderViews.Response: answer,
+    }.items():
+        fields = re.findall(r"^[\w/\[\]]+ +(\w+)", source, re.M)
+        assert list(kind.get_fields_and_field_types()) == fields, (
+            f"{kind} is out of date: run make interfaces"
+        )
+
+
+def test_setting_up_says_what_to_install(repository: Path) -> None:
+    script = repository / "tools" / "check_machine.sh"
+    result = subprocess.run([script, "python3.999"], text=True, capture_output=True)
+    assert result.returncode == 1
+    assert re.search(
+        r"sudo apt-get .*install -y python3\.999 python3\.999-venv python3\.999-dev", result.stderr
+    )
+
+
+def test_setting_up_accepts_this_machine(repository: Path) -> None:
+    script = repository / "tools" / "check_machine.sh"
+    result = subprocess.run([script, sys.executable], text=True, capture_output=True)
+    assert (result.returncode, result.stderr) == (0, "")
