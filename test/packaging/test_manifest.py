@@ -73,7 +73,6 @@ def test_the_versions_agree(package, project: dict) -> None:
 def test_the_package_is_an_interface_package_built_by_ament_cmake(package) -> None:
     assert package.get_build_type() == "ament_cmake"
     assert [group.name for group in package.member_of_groups] == ["rosidl_interface_packages"]
-    assert package.has_invalid_metapackage_dependencies() is False
 
 
 def test_cmake_finds_only_declared_packages(package, cmake: str) -> None:
