@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .room import KINDS, MATERIAL, Room
+from .room import KINDS, MATERIAL, Room, constant
 from .textures import TextureBank, natural_colours
 
 
@@ -20,7 +20,10 @@ class Dice:
     """Uniform random numbers for B rooms, cut off one block that was drawn on the CPU."""
 
     def __init__(self, batch: int, generator: torch.Generator, device: torch.device | str, columns: int = 12288) -> None:
-        self.block = torch.rand(batch, columns, generator=generator).to(device)
+        block = torch.rand(batch, columns, generator=generator)
+        if torch.device(device).type == "cuda":
+            block = block.pin_memory()  # otherwise the copy waits for everything that is queued on the GPU
+        self.block = block.to(device, non_blocking=True)
         self.used = 0
 
     def __call__(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -53,14 +56,18 @@ def make_material(bank: TextureBank, dice: Dice, role: str, count: int, fit: boo
     u = dice(count, 12)
     device = u.device
     total = sum(shares.values())
-    edges = torch.tensor([sum(list(shares.values())[: k + 1]) / total for k in range(len(shares))], device=device)
+    edges = constant(tuple(sum(list(shares.values())[: k + 1]) / total for k in range(len(shares))), device)
     kind = torch.bucketize(u[..., 0].contiguous(), edges).clamp(max=len(shares) - 1)
-    first = torch.tensor([bank.ranges[name][0] for name in shares], device=device)[kind]
-    number = torch.tensor([bank.ranges[name][1] for name in shares], device=device)[kind]
-    tile = (first + (u[..., 1] * number).long()).clamp(max=bank.tiles - 1)
+
+    def by_kind(values: tuple[float, ...]) -> Tensor:
+        return constant(values, device)[kind]
+
+    first = by_kind(tuple(bank.ranges[name][0] for name in shares))
+    number = by_kind(tuple(bank.ranges[name][1] for name in shares))
+    tile = (first + (u[..., 1] * number).floor()).long().clamp(max=bank.tiles - 1)
     # Tiles with colours of their own keep them; the others only modulate a colour.
-    coloured = torch.tensor([name in ("print", "photo", "leaves", "wood", "tiles", "noise") for name in shares])
-    own = coloured.to(device)[kind] & (u[..., 2] < 0.8)
+    coloured = ("print", "photo", "leaves", "wood", "tiles", "noise")
+    own = (by_kind(tuple(float(name in coloured) for name in shares)) > 0) & (u[..., 2] < 0.8)
     tint = natural_colours(u[..., 3:7])
     if role == "leaf":
         tint = torch.stack([0.1 + 0.4 * u[..., 3], 0.2 + 0.5 * u[..., 4], 0.03 + 0.25 * u[..., 5]], -1)
@@ -72,11 +79,11 @@ def make_material(bank: TextureBank, dice: Dice, role: str, count: int, fit: boo
     brightness = bank.brightness[tile]
     tint = torch.where(own[..., None], 1 - 0.25 * u[..., 3:6], tint)
     gain = torch.where(own, torch.ones_like(brightness), 1 / brightness)
-    is_paint = torch.tensor([name == "paint" for name in shares], device=device)[kind]
+    is_paint = by_kind(tuple(float(name == "paint") for name in shares)) > 0
     amount = torch.where(own | is_paint, 1.0, 0.15 + 0.75 * u[..., 8] ** 1.5)
     # A tile covers between 0.3 and 4 metres; fine fabric less.
     scale = 0.35 * 10 ** (u[..., 9] * 1.05)
-    fine = torch.tensor([name == "fabric" for name in shares], device=device)[kind]
+    fine = by_kind(tuple(float(name == "fabric") for name in shares)) > 0
     scale = torch.where(fine, 0.5 * scale, scale)
     shiny = (u[..., 10] < (0.6 if role in ("floor", "furniture", "thing") else 0.25)).float()
     out = torch.zeros(*tile.shape, MATERIAL, device=device)
@@ -132,8 +139,10 @@ class Frame:
         tilt [B, S, 3, 3]: a rotation in that frame. Tensors broadcast to [B, S].
         """
         shape = self.yaw.shape
-        local = torch.stack([torch.as_tensor(c, device=self.yaw.device).expand(shape) for c in centre], -1)
-        size = torch.stack([torch.as_tensor(h, device=self.yaw.device).expand(shape) for h in half], -1)
+        local, size = (
+            torch.stack([x.expand(shape) if isinstance(x, Tensor) else torch.full_like(self.yaw, x) for x in three], -1)
+            for three in (centre, half)
+        )
         turn = rotation_z(self.yaw)
         axes = turn if tilt is None else turn @ tilt
         position = self.origin + torch.einsum("bsij,bsj->bsi", turn, local)
@@ -388,7 +397,7 @@ class _Furnisher:
             long = 0.12 + 0.22 * v[..., 0]
             turn = rotation_z(v[..., 1] * 6.28) @ rotation_x(-0.6 + 1.6 * v[..., 2])
             rise = 2 * pot + 2 * trunk * (0.6 + 0.55 * v[..., 3])
-            offset = torch.einsum("bsij,j->bsi", turn, torch.tensor([0.0, 1.0, 0.0], device=turn.device)) * long[..., None]
+            offset = turn[..., 1] * long[..., None]
             at = (offset[..., 0], offset[..., 1], rise + offset[..., 2])
             place.put("ellipsoid", at, (0.02 + 0.04 * v[..., 4], long, 0.008), leaf, tilt=turn)
 
@@ -468,7 +477,7 @@ def furnish(bank: TextureBank, batch: int, generator: torch.Generator, device: t
     group = torch.cat([p[5] for p in parts])
     lights, power, ambient, tone = _lighting(dice, size, shell[:, :6, 4:7].mean((1, 2)))
     return Room(
-        size, counts, centre, axes, half, valid, group, torch.cat([material, shell], 1), skirting, lights, power,
+        size, counts, centre, axes, half, valid, group, builder.groups, torch.cat([material, shell], 1), skirting, lights, power,
         ambient, tone,
     )  # type: ignore[arg-type]  # fmt: skip
 
@@ -484,7 +493,7 @@ def _lighting(dice: Dice, size: Tensor, brightness: Tensor) -> tuple[Tensor, Ten
     lights = torch.cat([xy, z], -1)
     warm = dice(1, 1) * 0.8 + 0.2 * u[..., 3:4]  # 0 daylight, 1 incandescent
     colour = torch.cat([torch.ones_like(warm), 1 - 0.22 * warm, 1 - 0.5 * warm], -1)
-    power = colour * (0.3 + 3.2 * u[..., 4:5] ** 1.5) * torch.tensor([1.0, 0.6, 0.35], device=u.device)[None, :, None]
+    power = colour * (0.3 + 3.2 * u[..., 4:5] ** 1.5) * constant((1.0, 0.6, 0.35), u.device)[None, :, None]
     v = dice(8)
     level = 0.12 + 0.5 * v[:, 0:1]
     tint = 1 + 0.15 * (v[:, 1:4] - 0.5)

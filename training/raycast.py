@@ -31,6 +31,7 @@ from .room import (
     U0,
     V0,
     Room,
+    constant,
 )
 from .textures import TextureBank
 
@@ -85,7 +86,7 @@ def _columns(x: Tensor) -> Any:
 
 
 def _nearest_chunk(
-    kind: str, first: int, o: Tensor, d: Tensor, objects: Tensor, t: Tensor, index: Tensor
+    kind: str, first: Tensor, o: Tensor, d: Tensor, objects: Tensor, t: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Update the nearest hits t, index [B, P] with the objects [B, n, 15] = centre, axes, half."""
     origin, direction = (o[0], o[1], o[2]), (d[0], d[1], d[2])
@@ -130,24 +131,26 @@ def _packed(room: Room) -> Tensor:
 
 
 def trace_dense(room: Room, o: Tensor, d: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return nearest hits t, index [B, P] of rays o, d [3, B, P] (o may be [3, B, 1]) before t; index -1: none."""
-    objects = _packed(room)
+    """Return nearest hits t, index [B, P] of rays o, d [3, B, P] before t; index -1: none."""
     index = torch.full(t.shape, -1, dtype=torch.int32, device=t.device)
     first = 0
-    for kind, count in zip(KINDS, room.counts, strict=True):
-        step = _maybe_compiled(functools.partial(_nearest_chunk, kind), t.device) if t.device.type != "cuda" else None
-        step = step or _chunk_function(kind)
+    for kind, objects in zip(KINDS, _packed(room).split(list(room.counts), dim=1), strict=True):
+        step = _chunk_function(kind, t.device.type == "cuda")
+        count = objects.shape[1]
+        # Whole chunks only, filled up with solids out of reach: one shape, one compilation.
+        nowhere = constant((1e5, 1e5, 1e5, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1e-3, 1e-3, 1e-3), t.device)
+        objects = torch.cat([objects, nowhere.expand(len(room), -count % CHUNK, -1)], 1)
         for start in range(0, count, CHUNK):
-            block = objects[:, first + start : first + min(start + CHUNK, count)]
-            offset = torch.tensor(first + start, dtype=torch.int32, device=t.device)
-            t, index = step(offset, o, d, block.contiguous(), t, index)
+            offset = constant((first + start,), t.device, torch.int32)
+            t, index = step(offset, o, d, objects[:, start : start + CHUNK].contiguous(), t, index)
         first += count
     return t, index
 
 
 @functools.lru_cache(maxsize=None)
-def _chunk_function(kind: str) -> Callable[..., Any]:
-    return torch.compile(functools.partial(_nearest_chunk, kind), dynamic=False)
+def _chunk_function(kind: str, compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    function = functools.partial(_nearest_chunk, kind)
+    return torch.compile(function, dynamic=False) if compiled else function
 
 
 def _windows(room: Room, c2w: Tensor, fxfycxcy: Tensor, size: tuple[int, int]) -> Tensor:
@@ -426,19 +429,20 @@ def render_views(
     noise: float = 0.0,
     exposure: Tensor | None = None,
     generator: torch.Generator | None = None,
+    dense: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Render V views of each of B rooms.
 
     c2w [B, V, 4, 4] OpenCV camera-to-world, metres; fxfycxcy [B, V, 4] pixels; size (H, W) pixels. Each pixel averages
     supersampling**2 rays. noise: standard deviation of sensor noise in units of full scale, drawn from generator;
-    exposure [B, V]: factor on each view's light.
+    exposure [B, V]: factor on each view's light. dense: see the module; None takes what suits the device.
     Returns images uint8 [B, V, 3, H, W] and depth [B, V, H, W] float32: metres along the optical axis at the pixel's
     centre if supersampling is odd, else the smallest of its rays'.
     """
     b, views = c2w.shape[:2]
     device = room.device
     c2w, fxfycxcy = c2w.to(device).float(), fxfycxcy.to(device).float()
-    dense = device.type == "cuda"
+    dense = device.type == "cuda" if dense is None else dense
     total = torch.zeros(3, b, views, size[0] * size[1], device=device)
     depth = torch.full((b, views, size[0] * size[1]), FAR, device=device)
     objects = _packed(room)
@@ -451,16 +455,16 @@ def render_views(
         o = o4.expand_as(d4).reshape(3, b, -1) if dense else o4
         d = d4.reshape(3, b, -1)
         # A lamp has a size: each ray of a pixel sees another point of it, which softens its shadow.
-        spread = torch.tensor([0.16 * math.cos(2.4 * k), 0.16 * math.sin(2.4 * k), 0.0], device=device)
+        spread = constant((0.16 * math.cos(2.4 * k), 0.16 * math.sin(2.4 * k), 0.0), device)
         lights = room.lights + (spread if supersampling > 1 else 0.0)
         if dense:
             t, index = trace_dense(room, o, d, _maybe_compiled(_shell, device)(o, d, room.size))
         else:
             parts = []
             for i in range(b):
-                one = _single(room, i)
+                one = room.single(i)
                 exit_ = _shell(o4[:, i], d4[:, i], one.size.expand(views, -1))
-                shifted = fxfycxcy[i] - torch.tensor([0, 0, *shift], device=device)
+                shifted = fxfycxcy[i] - constant((0, 0, *shift), device)
                 parts.append(trace_windowed(one, c2w[i], shifted, size, o4[:, i], d4[:, i], exit_))
             t = torch.stack([p[0] for p in parts]).reshape(b, -1)
             index = torch.stack([p[1] for p in parts]).reshape(b, -1)
@@ -476,7 +480,7 @@ def render_views(
                 lit = (blocked < 0).float()
             else:
                 for i in range(b):
-                    lit[i] = (~_shadow_sparse(_single(room, i), start[:, i], lights[i, 0])).float()
+                    lit[i] = (~_shadow_sparse(room.single(i), start[:, i], lights[i, 0])).float()
         colour = _maybe_compiled(_shade, device)(
             d, t, *hit, room.material, bank.texels, lit, lights, room.power, room.ambient, room.size, footprint,
             bank.size, bank.tiles, bank.levels,
@@ -500,14 +504,3 @@ def _develop(light: Tensor, tone: Tensor, exposure: Tensor | None) -> Tensor:
     # A shoulder: linear up to about 0.6, then saturating at 1.
     light = torch.where(light < 0.6, light, 1 - 0.4 * torch.exp(-(light - 0.6) / 0.4))
     return light.clamp_min(1e-5) ** (1 / tone[:, 1, None, None])
-
-
-def _single(room: Room, i: int) -> Room:
-    import dataclasses
-
-    picked = {
-        f.name: getattr(room, f.name)[i : i + 1]
-        for f in dataclasses.fields(room)
-        if f.name not in ("counts", "group")
-    }
-    return dataclasses.replace(room, **picked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +17,20 @@ MATERIAL = 13
 SHELL = ("wall_left", "wall_right", "wall_back", "wall_front", "floor", "ceiling", "skirting")
 
 
+@functools.lru_cache(maxsize=1024)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a small constant tensor, made once per device: copying it each time would make the GPU wait."""
+    return torch.tensor(values, device=device, dtype=dtype)
+
+
 @dataclass(frozen=True)
 class Room:
     """A batch of B rooms. World frame: metres, z up, the floor at z = 0, the origin in the floor's middle.
 
     size [B, 3]: width (x), depth (y), height (z). counts: number of boxes, cylinders, ellipsoids; the objects'
     tensors hold them in this order. centre [B, N, 3]; axes [B, N, 3, 3], world from object; half [B, N, 3], half
-    extents along the object's axes; valid [B, N]; group [N]: objects of one piece of furniture share a number.
+    extents along the object's axes; valid [B, N]; group [N]: objects of one piece of furniture share a
+    number, less than groups.
     material [B, N + 7, 13]: a row per object, then the shell's surfaces (SHELL). skirting [B], height in metres.
     lights [B, L, 3] positions; power [B, L, 3] RGB; ambient [B, 2, 3] RGB light from below and from above.
     tone [B, 2]: exposure and gamma of the camera.
@@ -35,6 +43,7 @@ class Room:
     half: Tensor
     valid: Tensor
     group: Tensor
+    groups: int
     material: Tensor
     skirting: Tensor
     lights: Tensor
@@ -75,6 +84,15 @@ class Room:
         Whole groups go: no table is left without its legs.
         """
         near = (self.clearance(points) < margin).any(1)
-        groups = torch.zeros(len(self), int(self.group.max()) + 1, device=self.device)
+        groups = torch.zeros(len(self), self.groups, device=self.device)
         groups.index_add_(1, self.group, near.float())
         return dataclasses.replace(self, valid=self.valid & (groups[:, self.group] == 0))
+
+    def single(self, i: int) -> Room:
+        """Return room i as a batch of one."""
+        picked = {
+            f.name: value[i : i + 1]
+            for f in dataclasses.fields(self)
+            if f.name != "group" and isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **picked)

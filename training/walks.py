@@ -55,7 +55,7 @@ def draw_walks(room: Room, frames: int, dice: Dice, candidates: int = 6) -> tupl
     steps = torch.arange(frames, device=device, dtype=torch.float32)
     u = dice(k, 16)
     stride = _log_uniform(u[..., 0], 0.03, 0.4)[..., None]
-    turn = _log_uniform(u[..., 1], math.radians(0.7), math.radians(16))[..., None]
+    turn = _log_uniform(u[..., 1], math.radians(1.0), math.radians(16))[..., None]
     mode = u[..., 2]
     turn = torch.where((mode < 0.2)[..., None], 2.0 * turn, turn)
     stride = torch.where((mode < 0.2)[..., None], 0.3 * stride, stride)  # turning on the spot
@@ -129,7 +129,7 @@ def stroll(
     around the room's middle and mostly looks along it, with slow glances to the sides.
     """
     half = (room.size[0, :2] / 2 - MARGIN - 0.35).clamp_min(0.2).cpu()
-    fine = torch.arange(20 * frames, dtype=torch.float64)
+    fine = torch.arange(60 * frames, dtype=torch.float64)
     u = torch.rand(12, generator=generator, dtype=torch.float64)
     radius = (0.55 + 0.3 * u[0]) * half.double()
     speed = step / 20 / float(radius.norm()) / 1.3
