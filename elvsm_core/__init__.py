@@ -8,7 +8,8 @@ from .config import PRESETS, ConfigError, ModelConfig
 from .frame import FramePolicy, SceneFrame
 from .images import ImageError, resize_and_crop
 from .model import EfficientLVSM
-from .scene import Keyframe, Rendering, Scene, SceneError
+from .persistence import Keyframe, SceneFileError
+from .scene import Rendering, Scene, SceneError
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "Rendering",
     "Scene",
     "SceneError",
+    "SceneFileError",
     "SceneFrame",
     "ViewCache",
     "compute_rays",

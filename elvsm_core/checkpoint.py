@@ -131,7 +131,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
         payload: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the unpickler fails in many ways on a file that is none
         foreign = re.search(r"GLOBAL [\w.]+|Unsupported \w+ \S+", str(error))
-        if foreign and path.read_bytes()[:1] in (b"\x80", b"P"):  # a pickle, or a zip file with one in it
+        if foreign and _starts_with(path, b"\x80", b"PK"):  # a pickle, or a zip file with one in it
             raise CheckpointError(
                 f"{path} was refused: it holds more than tensors, and loading it could run code "
                 f"({foreign[0]}). Do not load it by other means unless you trust its author"
@@ -144,6 +144,11 @@ def read_published(path: Path) -> dict[str, Tensor]:
     if not isinstance(payload, Mapping) or not payload:
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a state_dict")
     return clean_state_dict(payload)
+
+
+def _starts_with(path: Path, *magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(8).startswith(magic)
 
 
 def _first(error: BaseException) -> str:
@@ -241,6 +246,22 @@ def read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{path} cannot be read: truncated or not ours ({_first(error)})") from error
 
 
+def write_atomically(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file that is there as a whole or not at all, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        safetensors.torch.save_file(dict(tensors), temporary, metadata=dict(metadata))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
 def save_model(
     model: EfficientLVSM,
     path: str | os.PathLike[str],
@@ -259,15 +280,4 @@ def save_model(
         for name, tensor in clean_state_dict(model.state_dict()).items()
     }
     entries = {**(metadata or {}), "format": FORMAT, "config": model.config.to_json()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        safetensors.torch.save_file(tensors, temporary, metadata=entries)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, tensors, entries)

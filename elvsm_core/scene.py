@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,7 @@ from .cameras import Camera, check_pose, stack_cameras
 from .frame import FramePolicy, SceneFrame
 from .images import ImageLike, resize_and_crop, to_uint8
 from .model import EfficientLVSM, KeysValues
+from .persistence import Keyframe, StoredScene, read_scene, write_scene
 
 RENDER_BATCH = 8
 """Targets decoded at once; more only cost memory."""
@@ -24,15 +26,6 @@ RENDER_BATCH = 8
 
 class SceneError(ValueError):
     """A request that a scene cannot serve as it is."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Keyframe:
-    """What is kept of a view: image uint8 [H, W, 3] at the scene's size, its camera, its stamp in seconds."""
-
-    image: Tensor
-    camera: Camera
-    stamp: float | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +170,43 @@ class Scene:
             self._cache.clear()
             if not self._fixed_frame:
                 self._frame = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write images, cameras, stamps and the frame to one file, atomically. See `load`."""
+        with self._lock:
+            stored = StoredScene(
+                self.image_size, self._frame, self._fixed_frame, dict(self._keyframes), self._next_id
+            )
+        write_scene(path, stored, {"model": self.model.config.to_json()})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: EfficientLVSM,
+        capacity: int = 64,
+        *,
+        max_keyframes: int | None = None,
+        policy: FramePolicy | None = None,
+    ) -> Scene:
+        """Read a scene that `save` wrote, ids included. Any model will do: views are encoded when needed.
+
+        Raises SceneFileError for a file that is missing, damaged, foreign or of another version, ValueError
+        for an image size that is no multiple of the model's patch size.
+        """
+        stored = read_scene(path)
+        scene = cls(
+            model,
+            capacity,
+            stored.image_size,
+            stored.frame if stored.fixed_frame else None,
+            max_keyframes=max_keyframes,
+            policy=policy,
+        )
+        scene._frame = stored.frame
+        scene._keyframes = dict(stored.views)
+        scene._next_id = stored.next_id
+        return scene
 
     def update_poses(self, poses: Mapping[int, ArrayLike]) -> None:
         """Move views, after a loop closure say: {id: T_world_cam 4x4}.
