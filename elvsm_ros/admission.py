@@ -1,0 +1,73 @@
+"""Which images become keyframes: far enough from every stored one, and not too often."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+SECOND = 1_000_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """distance (m) or angle (rad) from the nearest keyframe that is asked for; rate (Hz, 0: any) allowed."""
+
+    distance: float
+    angle: float
+    rate: float
+
+
+class Admission:
+    """Decide on images by their poses alone, before anything is decoded.
+
+    An admitted image holds its place from that moment on, so that the images right behind it are judged
+    against it although it still waits for the device. `release` gives the place up when the image turns out
+    to be unusable or its keyframe is evicted. admit: elvsm_core.keyframes.admit.
+    """
+
+    def __init__(self, admit: Callable[[NDArray, NDArray, float, float], bool]):
+        self._admit = admit
+        self._poses = np.empty((64, 4, 4))
+        self._keys: list[int] = []  # of the rows of _poses
+        self._stamps: dict[int, int] = {}
+        self._last: int | None = None
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def offer(self, T_world_cam: NDArray[np.float64], stamp: int, rule: Rule) -> int | None:
+        """Return the key of the place that an image got, or None if it is no keyframe. stamp: nanoseconds."""
+        # By the images' own clock: a recording played twice, at whatever speed, gives the same keyframes.
+        if rule.rate and self._last is not None and abs(stamp - self._last) < SECOND / rule.rate:
+            return None
+        count = len(self._keys)
+        if not self._admit(T_world_cam, self._poses[:count], rule.distance, rule.angle):
+            return None
+        if count == len(self._poses):
+            self._poses = np.concatenate([self._poses, np.empty_like(self._poses)])
+        self._poses[count] = T_world_cam
+        key = self._next
+        self._next += 1
+        self._keys.append(key)
+        self._stamps[key] = self._last = stamp
+        return key
+
+    def release(self, key: int) -> None:
+        """Give up a place. A key from before `clear` is ignored."""
+        if key not in self._stamps:
+            return
+        row, last = self._keys.index(key), len(self._keys) - 1
+        self._poses[row], self._keys[row] = self._poses[last], self._keys[last]
+        self._keys.pop()
+        if self._stamps.pop(key) == self._last:
+            self._last = max(self._stamps.values(), default=None)
+
+    def clear(self) -> None:
+        """Forget every place."""
+        self._keys.clear()
+        self._stamps.clear()
+        self._last = None

@@ -1,0 +1,339 @@
+"""Between ROS messages and arrays: the one seam, with two providers behind it.
+
+Where ROS is installed, cv_bridge and tf_transformations do the work; elsewhere rosbags-image and scipy do,
+which PyPI has. Both give the same results, and the same tests run over whichever is there. What both get
+wrong or leave open (row padding, sizes that do not add up, colour order that an encoding does not tell,
+truncated files) is settled here.
+
+Images are uint8 RGB [H, W, 3]. Poses are 4x4 float64, metres. Every refusal is a ConversionError.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import functools
+import importlib
+import io
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from geometry_msgs.msg import Pose
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+NORM_TOLERANCE = 1e-2
+"""How far a quaternion's norm may be from one: more than rounding, less than a mistake."""
+
+RGB = NDArray[np.uint8]
+
+
+class ConversionError(ValueError):
+    """A message that cannot be used. The text says why, and what to do about it."""
+
+
+class Provider(Protocol):
+    """What the two sets of packages are used for."""
+
+    name: str
+
+    def image_to_rgb(self, message: Image) -> RGB: ...
+
+    def matrix_from_quaternion(self, xyzw: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+    def quaternion_from_matrix(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+    def slerp(
+        self, a: NDArray[np.float64], b: NDArray[np.float64], fraction: float
+    ) -> NDArray[np.float64]: ...
+
+
+@functools.cache
+def provider() -> Provider:
+    """Return the provider that this installation has: ROS's own packages first."""
+    # PyPI has a "cv_bridge" too, a ROS 1 one that breaks here: only what ROS installed is registered with
+    # ament.
+    if _ament_has("cv_bridge") and _ament_has("tf_transformations"):
+        return importlib.import_module("elvsm_ros.provider_ros").RosProvider()
+    return importlib.import_module("elvsm_ros.provider_pypi").PypiProvider()
+
+
+def _ament_has(package: str) -> bool:
+    try:
+        from ament_index_python import has_resource
+    except ImportError:
+        return False
+    try:
+        return bool(has_resource("packages", package))
+    except OSError:  # AMENT_PREFIX_PATH is not set
+        return False
+
+
+# Images
+
+BYTES_PER_PIXEL = {
+    "mono8": 1, "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4,
+    "bayer_rggb8": 1, "bayer_bggr8": 1, "bayer_gbrg8": 1, "bayer_grbg8": 1,
+    "yuv422": 2, "uyvy": 2, "yuv422_yuy2": 2, "yuyv": 2,
+    "mono16": 2, "rgb16": 6, "bgr16": 6, "rgba16": 8, "bgra16": 8,
+    "bayer_rggb16": 2, "bayer_bggr16": 2, "bayer_gbrg16": 2, "bayer_grbg16": 2,
+}  # fmt: skip
+"""Encodings whose colours are known. 16-bit ones are scaled from 0..65535 to 0..255."""
+
+
+def image_to_rgb(message: Image | CompressedImage) -> RGB:
+    """Return the picture of an Image or CompressedImage as uint8 RGB [H, W, 3].
+
+    Raises ConversionError for an encoding that says nothing of colours, data that do not fit the size, and
+    files that are truncated or corrupt.
+    """
+    if hasattr(message, "format"):
+        return _decompress(message)
+    _check_layout(message)
+    try:
+        rgb = provider().image_to_rgb(_without_padding(message))
+    except Exception as error:  # each provider has its own, OpenCV's among them
+        raise ConversionError(
+            f"image of {message.width}x{message.height} in {message.encoding} cannot be converted: {error}"
+        ) from error
+    if rgb.dtype != np.uint8 or rgb.shape != (message.height, message.width, 3):
+        raise ConversionError(
+            f"{provider().name} made {rgb.shape} {rgb.dtype} of an image in {message.encoding}"
+        )
+    return np.ascontiguousarray(rgb)
+
+
+def _check_layout(message: Image) -> None:
+    size = BYTES_PER_PIXEL.get(message.encoding)
+    if size is None:
+        raise ConversionError(
+            f"image encoding {message.encoding!r} is none that tells colours (depth, perhaps, or without an "
+            f"order of channels): publish one of {', '.join(BYTES_PER_PIXEL)}"
+        )
+    if message.width < 1 or message.height < 1:
+        raise ConversionError(
+            f"image is {message.width}x{message.height} pixels: the driver sends empty images"
+        )
+    if message.encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv") and message.width % 2:
+        raise ConversionError(f"image in {message.encoding} must have an even width, got {message.width}")
+    row = message.width * size
+    step = message.step or row
+    if step < row or len(message.data) < step * (message.height - 1) + row:
+        raise ConversionError(
+            f"image of {message.width}x{message.height} in {message.encoding} needs rows of {row} bytes, but "
+            f"has a step of {message.step} and {len(message.data)} bytes altogether: fix width, height, step "
+            f"or encoding"
+        )
+
+
+def _without_padding(message: Image) -> Image:
+    """Return the image with rows without gaps between them (rosbags-image takes that for granted)."""
+    row = message.width * BYTES_PER_PIXEL[message.encoding]
+    if message.step in (0, row) and len(message.data) == row * message.height:
+        return message
+    step = message.step or row
+    data = np.frombuffer(message.data, np.uint8)
+    rows = np.lib.stride_tricks.as_strided(data, (message.height, row), (step, 1))
+    return Image(
+        header=message.header, height=message.height, width=message.width, encoding=message.encoding,
+        is_bigendian=message.is_bigendian, step=row, data=_bytes(np.ascontiguousarray(rows)),
+    )  # fmt: skip
+
+
+def _decompress(message: CompressedImage) -> RGB:
+    if "compressedDepth" in message.format:
+        raise ConversionError(
+            f"compressed image has format {message.format!r}, a depth image: use a colour topic"
+        )
+    # Pillow, because OpenCV fills the missing part of some damaged files with grey and says nothing.
+    try:
+        with PillowImage.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise ConversionError(
+                    f"compressed image is a 16-bit grey {picture.format}, probably depth: use a colour topic"
+                )
+            return np.array(picture.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ConversionError(
+            f"compressed image of {len(message.data)} bytes with format {message.format!r} is neither JPEG "
+            f"nor PNG"
+        ) from error
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        if isinstance(error, ConversionError):
+            raise
+        raise ConversionError(
+            f"compressed image of {len(message.data)} bytes cannot be decoded, it is truncated or corrupt "
+            f"({error}): look for a lossy link or a driver that cuts messages"
+        ) from error
+
+
+def rgb_to_image(rgb: RGB, header: Header) -> Image:
+    """Make an Image in rgb8 of uint8 RGB [H, W, 3]."""
+    height, width = rgb.shape[:2]
+    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=_bytes(rgb))
+
+
+def rgb_to_compressed(rgb: RGB, header: Header, encoding: str, quality: int = 90) -> CompressedImage:
+    """Make a CompressedImage of uint8 RGB [H, W, 3]. encoding: "jpeg" or "png"; quality: JPEG, 1 to 100."""
+    if encoding not in ("jpeg", "png"):
+        raise ConversionError(f"compressed encoding must be jpeg or png, got {encoding!r}")
+    buffer = io.BytesIO()
+    # The lowest effort: the receiver waits for the answer longer than for a few more bytes.
+    options = {"quality": quality} if encoding == "jpeg" else {"compress_level": 1}
+    PillowImage.fromarray(rgb).save(buffer, encoding, **options)
+    return CompressedImage(header=header, format=encoding, data=_bytes(buffer.getbuffer()))
+
+
+def resize(rgb: RGB, width: int, height: int) -> RGB:
+    """Resample uint8 RGB [H, W, 3] to width x height pixels, bicubic, antialiased when it shrinks."""
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    return np.array(PillowImage.fromarray(rgb).resize((width, height), PillowImage.Resampling.BICUBIC))
+
+
+def _bytes(data: Any) -> array.array:
+    """Copy a contiguous buffer into what rclpy takes without looking at every element."""
+    out = array.array("B")
+    out.frombytes(np.ascontiguousarray(data).view(np.uint8).data.cast("B"))
+    return out
+
+
+# Cameras
+
+
+@dataclasses.dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera without a pose: fx, fy, cx, cy, width, height in pixels."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    def fitted(self, width: int, height: int) -> Intrinsics:
+        """Return the camera of the image after a centre crop to the aspect of width x height and a resize.
+
+        This is what the images of keyframes go through (elvsm_core.resize_and_crop), pixel for pixel.
+        """
+        if (width, height) == (self.width, self.height):
+            return self
+        scale = min(self.height / height, self.width / width)
+        crop_w = min(self.width, max(1, round(width * scale)))
+        crop_h = min(self.height, max(1, round(height * scale)))
+        left, top = (self.width - crop_w) // 2, (self.height - crop_h) // 2
+        cut = Intrinsics(self.fx, self.fy, self.cx - left, self.cy - top, crop_w, crop_h)
+        return cut.stretched(width, height)
+
+    def stretched(self, width: int, height: int) -> Intrinsics:
+        """Return the camera of the whole image resampled to width x height, whatever the aspect."""
+        sx, sy = width / self.width, height / self.height
+        return Intrinsics(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, width, height)
+
+
+def intrinsics(message: CameraInfo) -> Intrinsics:
+    """Return the pinhole camera of a CameraInfo (its k).
+
+    Raises ConversionError for an uncalibrated camera (zeros), NaN, focal lengths or sizes that are not
+    positive, and skew. Distortion is not looked at: see `is_distorted`.
+    """
+    k = np.asarray(message.k, dtype=np.float64).reshape(3, 3)
+    if not np.isfinite(k).all():
+        raise ConversionError("camera_info has NaN or infinite entries in k: calibrate the camera")
+    if k[0, 0] <= 0 or k[1, 1] <= 0:
+        raise ConversionError(
+            f"camera_info has focal lengths {k[0, 0]:g} and {k[1, 1]:g} in k: the camera is not calibrated, "
+            f"or its driver does not fill camera_info in"
+        )
+    if message.width < 1 or message.height < 1:
+        raise ConversionError(
+            f"camera_info says {message.width}x{message.height} pixels: set width and height to the size "
+            f"that k is for"
+        )
+    if abs(k[0, 1]) > 1e-6 * k[0, 0]:
+        raise ConversionError(
+            f"camera_info has a skew of {k[0, 1]:g} in k, which the model cannot use: rectify first"
+        )
+    return Intrinsics(k[0, 0], k[1, 1], k[0, 2], k[1, 2], int(message.width), int(message.height))
+
+
+def is_blank(message: CameraInfo) -> bool:
+    """Tell whether a CameraInfo was left as it is made, all zeros in k."""
+    return not np.any(np.asarray(message.k))
+
+
+def is_distorted(message: CameraInfo) -> bool:
+    """Tell whether a CameraInfo belongs to an image that still has lens distortion in it."""
+    return any(value != 0 for value in message.d)
+
+
+def camera_info(camera: Intrinsics, header: Header) -> CameraInfo:
+    """Make the CameraInfo of a rectified pinhole camera."""
+    fx, fy, cx, cy = (float(v) for v in (camera.fx, camera.fy, camera.cx, camera.cy))
+    return CameraInfo(
+        header=header, width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5,
+        k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0], r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )  # fmt: skip
+
+
+# Poses
+
+
+def check_pose(translation: NDArray[np.float64], xyzw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quaternion at unit length. Raises ConversionError for NaN and a norm far from one."""
+    if not (np.isfinite(translation).all() and np.isfinite(xyzw).all()):
+        raise ConversionError(
+            "pose has NaN or infinite entries: the localisation lost track, or failed to start"
+        )
+    norm = math.sqrt(float(xyzw @ xyzw))
+    if abs(norm - 1) > NORM_TOLERANCE:
+        raise ConversionError(
+            f"pose has a quaternion of norm {norm:.4g} instead of 1: fill in the orientation "
+            f"(w = 1 for none), in the order x, y, z, w, and normalise it"
+        )
+    return xyzw / norm
+
+
+def pose_to_parts(pose: Pose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return translation [3], metres, and unit quaternion [4] (x, y, z, w). Raises ConversionError."""
+    p, q = pose.position, pose.orientation
+    translation = np.array([p.x, p.y, p.z], dtype=np.float64)
+    return translation, check_pose(translation, np.array([q.x, q.y, q.z, q.w], dtype=np.float64))
+
+
+def parts_to_matrix(translation: NDArray[np.float64], xyzw: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the 4x4 transform of a translation [3] and a unit quaternion [4] (x, y, z, w)."""
+    T = np.eye(4)
+    T[:3, :3] = provider().matrix_from_quaternion(xyzw)
+    T[:3, 3] = translation
+    return T
+
+
+def pose_to_matrix(pose: Pose) -> NDArray[np.float64]:
+    """Return the 4x4 transform of a Pose. Raises ConversionError for NaN and non-unit quaternions."""
+    return parts_to_matrix(*pose_to_parts(pose))
+
+
+def matrix_to_pose(T: NDArray[np.float64]) -> Pose:
+    """Make the Pose of a rigid 4x4 transform."""
+    pose = Pose()
+    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in T[:3, 3])
+    x, y, z, w = (float(v) for v in provider().quaternion_from_matrix(np.asarray(T[:3, :3])))
+    pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w = x, y, z, w
+    return pose
+
+
+def slerp(a: NDArray[np.float64], b: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
+    """Interpolate between unit quaternions [4] (x, y, z, w) along the shorter arc."""
+    return provider().slerp(a, b, fraction)
+
+
+def stamp_ns(stamp: Any) -> int:
+    """Return a message's stamp in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

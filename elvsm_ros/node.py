@@ -1,0 +1,343 @@
+"""The lifecycle node `elvsm`: wiring between topics, services and the parts that do the work."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import rclpy
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseArray, PoseStamped
+from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
+
+from elvsm.msg import Status
+from elvsm.srv import RenderViews
+from elvsm_ros import conversions, parameters, spinning
+from elvsm_ros.feed import KeyframeFeed
+from elvsm_ros.intake import Intake
+from elvsm_ros.parameters import ParameterError, Settings
+from elvsm_ros.renders import RenderDesk
+from elvsm_ros.reports import Reports
+from elvsm_ros.requests import Context
+from elvsm_ros.spinning import call_later, wait_for
+from elvsm_ros.worker import Worker
+
+if TYPE_CHECKING:
+    from elvsm_ros.engine import Engine
+
+TICK = 0.1
+"""Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
+SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+Result = TransitionCallbackReturn
+
+
+def _build_engine(settings: Settings) -> Engine:
+    # PyTorch takes seconds to import: here, on the worker's thread, so that the node can be stopped
+    # meanwhile.
+    from elvsm_ros.engine import Engine
+
+    return Engine(settings)
+
+
+class ElvsmNode(LifecycleNode):
+    """Watch a posed camera, keep keyframes, render what the scene looks like from other poses.
+
+    configure loads the model and offers the services; activate subscribes; deactivate stops watching and goes
+    on serving renders; cleanup forgets everything and frees the device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("elvsm")
+        self.settings = parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._worker: Worker[Engine] | None = None
+        self._entities: list[Callable[[], object]] = []  # how to destroy what configure made, and activate
+        self._subscriptions_made: list[Any] = []
+
+    # Lifecycle
+
+    def on_configure(self, state: LifecycleState) -> Result:
+        try:
+            self.settings = settings = parameters.read(self)
+            self._worker = Worker(
+                lambda: _build_engine(settings), settings.insert_queue, settings.render_queue, "elvsm-device"
+            )
+            while not self._worker.started.done():
+                if not self.context.ok():
+                    return Result.FAILURE
+                time.sleep(0.02)
+            self._worker.started.result()
+            self._make_parts()
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            self._tear_down()
+            return Result.FAILURE
+        self.get_logger().info(
+            f"model {settings.model!r} on {self._device}, {self._native_size[1]}x{self._native_size[0]} "
+            f"pixels, {settings.capacity} views; conversions by {conversions.provider().name}"
+        )
+        return Result.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> Result:
+        def subscribe(kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile | int) -> None:
+            self._subscriptions_made.append(self.create_subscription(kind, topic, callback, qos))
+
+        if self.settings.image_transport == "compressed":
+            subscribe(CompressedImage, "image/compressed", self._on_image, SENSOR_QOS)
+        else:
+            subscribe(Image, "image", self._on_image, SENSOR_QOS)
+        subscribe(CameraInfo, "camera_info", self._on_camera_info, SENSOR_QOS)
+        # Poses are small and many: none may be lost because images keep the executor busy for a moment.
+        pose_qos = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+        if self.settings.pose_source == "odom":
+            subscribe(Odometry, "odom", self._on_odometry, pose_qos)
+        else:
+            subscribe(PoseStamped, "pose", self._on_pose, pose_qos)
+        subscribe(PoseStamped, "~/render_pose", self._on_render_pose, 1)
+        self.get_logger().info(
+            "active: watching " + ", ".join(s.topic_name for s in self._subscriptions_made)
+        )
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> Result:
+        self._unsubscribe()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> Result:
+        self._tear_down()
+        return Result.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> Result:
+        self._tear_down()
+        return Result.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> Result:
+        self._tear_down()
+        return Result.SUCCESS
+
+    def _make_parts(self) -> None:
+        """Make everything that configured nodes have, except for what activate subscribes to."""
+        from elvsm_core.keyframes import admit  # with PyTorch behind it, which the worker has imported by now
+
+        worker = self._worker
+        assert worker is not None
+        self._native_size, self._device, self._insert_ms = worker.call(
+            lambda engine: (engine.native_size, engine.device, engine.insert_ms)
+        ).result()
+        later = functools.partial(call_later, self)
+        self._reports = Reports(self._warn, self.settings.log_period, self.get_logger().debug)
+        self._intake = Intake(self.settings, admit, self._reports)
+        self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._publish_keyframes)
+        self._desk = RenderDesk(worker, self._request_context, self._reports, later)
+        self._news, self._status_at = True, 0.0
+
+        def publisher(kind: type, topic: str, qos: QoSProfile | int) -> Any:
+            made: Any = self.create_publisher(kind, topic, qos)
+            self._entities.append(lambda: self.destroy_publisher(made))
+            return made
+
+        def service(kind: type, name: str, callback: Callable[..., Any]) -> None:
+            # Reentrant: several requests may wait for the device at the same time.
+            made: Any = self.create_service(kind, name, callback, callback_group=reentrant)
+            self._entities.append(lambda: self.destroy_service(made))
+
+        reentrant = ReentrantCallbackGroup()
+        self._status_pub = publisher(Status, "~/status", LATCHED_QOS)
+        self._keyframes_pub = publisher(PoseArray, "~/keyframes", LATCHED_QOS)
+        self._image_pub = publisher(Image, "~/rendered/image", 2)
+        self._info_pub = publisher(CameraInfo, "~/rendered/camera_info", 2)
+        service(RenderViews, "~/render_views", self._on_render_views)
+        service(Trigger, "~/reset", self._on_reset)
+        service(SetBool, "~/pause", self._on_pause)
+        # Steady: a bag that is paused stops ROS time, not the timeouts.
+        timer = self.create_timer(TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._entities.append(lambda: self.destroy_timer(timer))
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made.clear()
+
+    def _tear_down(self, timeout: float | None = None) -> None:
+        """Give back what configure and activate made."""
+        self._unsubscribe()
+        for destroy in self._entities:
+            destroy()
+        self._entities.clear()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop(timeout)
+
+    def close(self, timeout: float) -> None:
+        """Stop for good, within about `timeout` seconds even when the device is at work."""
+        self._tear_down(timeout)
+
+    # Topics
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._intake.add_image(message, time.monotonic())
+        self._feed.advance()
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._intake.add_camera_info(message)
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
+        self._feed.advance()
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose.pose)
+        self._feed.advance()
+
+    def _on_render_pose(self, message: PoseStamped) -> None:
+        self._desk.follow(message, self._rendered_header(message.header.stamp), self._publish_rendered)
+
+    # Services and parameters
+
+    async def _on_render_views(self, request: RenderViews.Request, response: RenderViews.Response) -> Any:
+        return await self._desk.answer(
+            request, response, self._rendered_header(request.header.stamp), self._wait
+        )
+
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
+        try:
+            count = await self._feed.reset(self._wait)
+        except Exception as error:
+            response.message = self._reports.fault("reset failed", error)
+        else:
+            response.success, response.message = True, f"{count} keyframes forgotten"
+        return response
+
+    async def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> Any:
+        try:
+            await self._feed.pause(request.data, self._wait)
+        except Exception as error:
+            response.message = self._reports.fault("pause failed", error)
+        else:
+            response.success = True
+            response.message = "paused: images are counted, not used" if request.data else "watching again"
+            self._news = True
+        return response
+
+    def _on_parameters(self, changed: list[Any]) -> SetParametersResult:
+        ours = {row.name for row in parameters.table()}
+        values = {p.name: p.value for p in changed if p.name in ours}
+        try:
+            if self._worker is not None:
+                parameters.refuse_frozen(list(values))
+            self.settings = self.settings.replaced(values)
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if self._worker is not None:
+            self._intake.apply(self.settings)
+        return SetParametersResult(successful=True)
+
+    async def _wait(self, future: Future) -> Any:
+        return await wait_for(self, future)
+
+    def _request_context(self) -> Context:
+        return Context(self.settings, self._intake.world_frame, self._intake.camera, self._native_size)
+
+    # Output
+
+    def _on_tick(self) -> None:
+        self._feed.advance()
+        now = time.monotonic()
+        if self._news or now - self._status_at >= self.settings.status_period:
+            self._news, self._status_at = False, now
+            self._status_pub.publish(self._status())
+
+    def _status(self) -> Status:
+        intake, feed, desk = self._intake, self._feed, self._desk
+        return Status(
+            header=self._world_header(), model=self.settings.model, device=self._device, paused=intake.paused,
+            keyframes=len(feed.keyframes), capacity=self.settings.capacity,
+            images_received=intake.counters.images_received, poses_received=intake.counters.poses_received,
+            images_dropped=intake.counters.images_dropped, images_rejected=intake.counters.images_rejected,
+            keyframes_inserted=feed.inserted, keyframes_evicted=feed.evicted,
+            queue_length=len(self._worker or ()), renders=desk.renders, render_failures=desk.failures,
+            insert_ms_p50=self._insert_ms.percentile(50), insert_ms_p95=self._insert_ms.percentile(95),
+            render_ms_p50=desk.latency_ms.percentile(50), render_ms_p95=desk.latency_ms.percentile(95),
+            last_error=self._reports.last,
+        )  # fmt: skip
+
+    def _publish_keyframes(self) -> None:
+        poses = list(self._feed.keyframes.values())
+        self._keyframes_pub.publish(PoseArray(header=self._world_header(), poses=poses))
+        self._news = True
+
+    def _publish_rendered(self, image: Image, camera_info: CameraInfo) -> None:
+        self._image_pub.publish(image)
+        self._info_pub.publish(camera_info)
+
+    def _world_header(self) -> Header:
+        return Header(stamp=self.get_clock().now().to_msg(), frame_id=self._intake.world_frame)
+
+    def _rendered_header(self, stamp: Time) -> Header:
+        if not (stamp.sec or stamp.nanosec):
+            stamp = self.get_clock().now().to_msg()
+        return Header(stamp=stamp, frame_id=self.settings.rendered_frame)
+
+    def _warn(self, line: str) -> None:
+        self._news = True
+        self.get_logger().warning(line)
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the node as a process of its own, which ends with it."""
+    status = run(args)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through the interpreter's end: with PyTorch loaded it takes a second, and it waits for a render that
+    # is under way, which cannot be interrupted.
+    os._exit(status)
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM, and return the exit status."""
+    # Without it images of 640x480 and more vanish: the default shared memory segment is too small for them.
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    stop_asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):  # no KeyboardInterrupt in the middle of the clean-up
+        signal.signal(number, lambda number, frame: stop_asked.append(number))
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.ALL)
+        node = ElvsmNode()
+    except Exception as error:
+        print(f"elvsm_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    status = 0
+    if not stop_asked and node.settings.autostart:
+        started = node.trigger_configure() == Result.SUCCESS and node.trigger_activate() == Result.SUCCESS
+        status = 0 if started or stop_asked else 1
+    if not status:
+        spinning.spin(node, executor, lambda: bool(stop_asked))
+    node.close(timeout=1.0)
+    executor.shutdown(timeout_sec=0.5)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return status
+
+
+if __name__ == "__main__":
+    main()

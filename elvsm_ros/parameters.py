@@ -1,0 +1,315 @@
+"""The node's parameters: one table, from which the declarations, the YAML file and the documentation are
+made.
+
+`python -m elvsm_ros.parameters` prints config/elvsm.yaml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
+
+
+class ParameterError(ValueError):
+    """A parameter value that the node cannot work with."""
+
+
+def _parameter(
+    default: Value,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    metadata = {"description": description, "low": low, "high": high, "choices": choices, "live": live}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The values of all parameters. The fields are the table; units are in the descriptions."""
+
+    # Model and scene
+    model: str = _parameter("demo", "Weights: 'demo' (bundled), or the path of a .safetensors or .pt file.")
+    device: str = _parameter(
+        "auto", "PyTorch device such as 'cpu' or 'cuda:0'; 'auto': a GPU if there is one."
+    )
+    dtype: str = _parameter(
+        "auto", "Number format of the model; 'auto' is bfloat16 on a GPU and float32 elsewhere.",
+        choices=("auto", "float32", "bfloat16"),
+    )  # fmt: skip
+    capacity: int = _parameter(
+        64, "Encoded views that the device holds, allocated when the node is configured.", low=1, high=4096
+    )
+    max_keyframes: int = _parameter(
+        1000,
+        "Keyframes kept in host memory; beyond it the most redundant one is forgotten.",
+        low=1,
+        high=100_000,
+    )
+    image_size: tuple[int, ...] = _parameter(
+        (0, 0), "Height and width in pixels that keyframes are cropped and resized to; [0, 0]: what the "
+        "model was trained at.", low=0, high=4096,
+    )  # fmt: skip
+    max_views: int = _parameter(
+        8, "Stored views that a render uses at most, the best for its poses; 0: all that fit on the device.",
+        low=0, high=4096, live=True,
+    )  # fmt: skip
+
+    # Input
+    world_frame: str = _parameter(
+        "",
+        "Frame that the poses are given in, such as 'map'; empty: the frame_id of the first pose that "
+        "arrives.",
+    )
+    pose_source: str = _parameter(
+        "pose", "Topic of poses: 'pose' (geometry_msgs/PoseStamped) or 'odom' (nav_msgs/Odometry).",
+        choices=("pose", "odom"),
+    )  # fmt: skip
+    body_to_camera: tuple[float, ...] = _parameter(
+        (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        "Pose of the camera's optical frame (x right, y down, z forward) in the frame whose poses arrive: "
+        "x, y, z in metres and a quaternion x, y, z, w. The default says that the poses are the optical "
+        "frame's own.",
+        low=-1000.0, high=1000.0,
+    )  # fmt: skip
+    image_transport: str = _parameter(
+        "raw", "Topic 'image' (sensor_msgs/Image) or 'image/compressed' (sensor_msgs/CompressedImage).",
+        choices=("raw", "compressed"),
+    )  # fmt: skip
+    pose_buffer: float = _parameter(10.0, "Seconds of poses that are kept.", low=0.1, high=600.0)
+    pose_gap: float = _parameter(
+        0.5, "Seconds between two poses beyond which no pose is interpolated.", low=0.001, high=60.0
+    )
+    sync_timeout: float = _parameter(1.0, "Seconds that an image waits for its pose.", low=0.01, high=60.0)
+    sync_queue: int = _parameter(30, "Images that wait for their pose at most.", low=1, high=1000)
+    insert_queue: int = _parameter(
+        4, "Keyframes that wait for the device at most; beyond it the oldest is given up.", low=1, high=1000
+    )
+
+    # Keyframes
+    keyframe_distance: float = _parameter(
+        0.2,
+        "Metres from the nearest keyframe that make an image a new one.",
+        low=0.001,
+        high=1000.0,
+        live=True,
+    )
+    keyframe_angle: float = _parameter(
+        15.0,
+        "Degrees from the nearest keyframe that make an image a new one.",
+        low=0.1,
+        high=180.0,
+        live=True,
+    )
+    keyframe_max_rate: float = _parameter(
+        10.0,
+        "Keyframes per second at most, by the images' stamps; 0: any number.",
+        low=0.0,
+        high=1000.0,
+        live=True,
+    )
+
+    # Renders
+    render_resolution: str = _parameter(
+        "native", "'native': render with the model's own short side and resample to the size asked for; "
+        "'requested': render at that size, which a small model is bad at when it is far from what it was "
+        "trained at.",
+        choices=("native", "requested"), live=True,
+    )  # fmt: skip
+    rendered_size: tuple[int, ...] = _parameter(
+        (0, 0),
+        "Height and width in pixels of ~/rendered/image; [0, 0]: the model's own.",
+        low=0,
+        high=8192,
+        live=True,
+    )
+    rendered_frame: str = _parameter(
+        "elvsm_rendered", "frame_id of rendered images, the optical frame of the camera asked for.", live=True
+    )
+    jpeg_quality: int = _parameter(90, "Quality of JPEG answers.", low=1, high=100, live=True)
+    max_render_views: int = _parameter(64, "Poses that one request may hold.", low=1, high=10_000, live=True)
+    max_render_pixels: int = _parameter(
+        4_194_304, "Pixels that the images of one request may have altogether.", low=1, high=2**31, live=True
+    )
+    render_queue: int = _parameter(256, "Requests that wait for the device at most.", low=1, high=10_000)
+
+    # Operation
+    status_period: float = _parameter(
+        1.0, "Seconds between two messages on ~/status when nothing changes.", low=0.1, high=3600.0, live=True
+    )
+    log_period: float = _parameter(
+        5.0, "Seconds between two log lines that say the same.", low=0.0, high=3600.0
+    )
+    autostart: bool = _parameter(
+        True, "Configure and activate at start; otherwise wait for the lifecycle services."
+    )
+
+    def __post_init__(self) -> None:
+        for row in table():
+            row.check(getattr(self, row.name))
+        quaternion = self.body_to_camera[3:]
+        if abs(math.hypot(*quaternion) - 1) > 1e-2:
+            raise ParameterError(
+                f"body_to_camera must end in a unit quaternion x, y, z, w, got {list(quaternion)}: "
+                f"[0, 0, 0, 1] for no rotation"
+            )
+        for name in ("image_size", "rendered_size"):
+            if (getattr(self, name)[0] == 0) != (getattr(self, name)[1] == 0):
+                raise ParameterError(f"{name} needs both height and width, or [0, 0]")
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Settings:
+        """Make settings of a mapping; what it leaves out keeps its default. Raises ParameterError."""
+        return cls().replaced(values)
+
+    def replaced(self, values: Mapping[str, Any]) -> Settings:
+        """Return settings with some values changed. Raises ParameterError for unknown names, bad values."""
+        known = {row.name: row for row in table()}
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                raise ParameterError(
+                    f"there is no parameter {name!r}" + (f": {near[0]!r} perhaps?" if near else "")
+                )
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(known[k].default, tuple) else v for k, v in values.items()
+        }
+        return dataclasses.replace(self, **plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One parameter: live ones change at run time, others only while the node is unconfigured."""
+
+    name: str
+    default: Value
+    description: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    live: bool
+
+    @property
+    def constraints(self) -> str:
+        """Say in words which values are good."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.low is None:
+            return ""
+        each = f"{len(self.default)} numbers " if isinstance(self.default, tuple) else ""
+        return f"{each}from {self.low:g} to {self.high:g}"
+
+    def check(self, value: Any) -> None:
+        """Raise ParameterError unless the value has the right type and is within bounds."""
+        wanted = type(self.default)
+        if type(value) is not wanted:
+            raise ParameterError(f"{self.name} must be of type {wanted.__name__}, got {value!r}")
+        if self.choices and value not in self.choices:
+            near = difflib.get_close_matches(str(value), self.choices, 1)
+            raise ParameterError(
+                f"{self.name} must be {self.constraints}, got {value!r}"
+                + (f": {near[0]!r} perhaps?" if near else "")
+            )
+        if self.low is None or self.high is None:
+            return
+        numbers = value if isinstance(value, tuple) else (value,)
+        if isinstance(self.default, tuple) and len(numbers) != len(self.default):
+            raise ParameterError(f"{self.name} must be {self.constraints}, got {list(numbers)}")
+        if not all(self.low <= number <= self.high for number in numbers):  # NaN is not within bounds either
+            raise ParameterError(f"{self.name} must be {self.constraints}, got {value!r}")
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return what ROS tools show and enforce."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            additional_constraints="; ".join(
+                part for part in (self.constraints, "" if self.live else "only while unconfigured") if part
+            ),
+        )
+        # bool is an int to isinstance; arrays have no ranges in ROS.
+        if self.low is not None and self.high is not None:
+            if type(self.default) is int:
+                descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
+            elif type(self.default) is float:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=self.low, to_value=self.high)
+                ]
+        return descriptor
+
+
+def table() -> tuple[Row, ...]:
+    """Return all parameters in the order of the file."""
+    return tuple(Row(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings))  # type: ignore[arg-type]
+
+
+def declare(node: Any) -> Settings:
+    """Declare all parameters on a node and return their values. Raises ParameterError."""
+    for row in table():
+        node.declare_parameter(
+            row.name, list(row.default) if isinstance(row.default, tuple) else row.default, row.descriptor()
+        )
+    return read(node)
+
+
+def read(node: Any) -> Settings:
+    """Return the values that a node's parameters have now. Raises ParameterError."""
+    return Settings.from_values({row.name: node.get_parameter(row.name).value for row in table()})
+
+
+def refuse_frozen(names: Iterator[str] | list[str]) -> None:
+    """Raise ParameterError for parameters that cannot change once the node is configured."""
+    live = {row.name for row in table() if row.live}
+    for name in names:
+        if name not in live:
+            raise ParameterError(
+                f"{name} is read when the node is configured: clean the node up (lifecycle), set it, "
+                f"configure again"
+            )
+
+
+def yaml_text() -> str:
+    """Return config/elvsm.yaml: every parameter with its default, what it means and what it may be."""
+    lines = [
+        "# Parameters of elvsm_node, all at their defaults. Made by: python -m elvsm_ros.parameters",
+        "# (live) marks what `ros2 param set` may change at run time.",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for row in table():
+        lines += ["    # " + text for text in _wrapped(row)]
+        lines.append(f"    {row.name}: {_yaml(row.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _wrapped(row: Row) -> list[str]:
+    import textwrap
+
+    text = row.description + (
+        f" {row.constraints[0].upper()}{row.constraints[1:]}." if row.constraints else ""
+    )
+    return textwrap.wrap(text + (" (live)" if row.live else ""), 100)
+
+
+def _yaml(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_yaml(v) for v in value) + "]"
+    return repr(value)
+
+
+if __name__ == "__main__":
+    print(yaml_text(), end="")

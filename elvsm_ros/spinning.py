@@ -1,0 +1,48 @@
+"""What rclpy's executors leave to do: work that other threads hand back, futures of other threads, faults."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.node import Node
+from rclpy.task import Future as RosFuture
+
+T = TypeVar("T")
+
+
+def call_later(node: Node, callback: Callable[..., None], *args: Any) -> None:
+    """Have the node's executor call back; to be used from any thread. Does nothing once that is shut down."""
+    if node.executor is not None:
+        node.executor.create_task(callback, *args)
+
+
+async def wait_for(node: Node, future: Future[T]) -> T:
+    """Wait in a coroutine of the node's executor for a future of another thread, without holding it up."""
+    executor = node.executor
+    assert executor is not None
+    waiter: RosFuture = RosFuture(executor=executor)
+
+    def wake(_: Future[T]) -> None:
+        waiter.set_result(None)
+        executor.wake()  # it looks at waiting coroutines only after something else woke it
+
+    future.add_done_callback(wake)
+    await waiter
+    return future.result()
+
+
+def spin(node: Node, executor: Executor, stop_asked: Callable[[], bool]) -> None:
+    """Spin until the context is shut down or a stop is asked for. A callback that fails does not end it."""
+    while node.context.ok() and not stop_asked():
+        try:
+            executor.spin_once()
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            if node.context.ok():
+                text = "".join(traceback.format_exception(error))
+                node.get_logger().error(f"a callback failed: {text}", throttle_duration_sec=5.0)

@@ -1,0 +1,97 @@
+"""Images wait here until it is known where the camera was."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elvsm_ros.pose_source import PoseError, PoseSource
+
+P = TypeVar("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Posed(Generic[P]):
+    """An image (whatever stands for it), its stamp in nanoseconds, and T_world_cam at that stamp."""
+
+    payload: P
+    stamp: int
+    T_world_cam: NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unposed(Generic[P]):
+    """An image given up: `reason` is short, for counting; `message` tells cause and remedy."""
+
+    payload: P
+    stamp: int
+    reason: str
+    message: str
+
+
+class ImageSync(Generic[P]):
+    """A bounded queue of images that a pose source is asked about until it knows.
+
+    length: images that wait at most; beyond it the oldest goes. timeout: seconds that an image waits.
+    Times are seconds of any steady clock, given by the caller.
+    """
+
+    def __init__(self, poses: PoseSource, length: int = 30, timeout: float = 1.0):
+        self._poses, self._length, self._timeout = poses, length, timeout
+        self._waiting: collections.deque[tuple[float, int, P]] = collections.deque()
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, stamp: int, payload: P, now: float) -> list[Unposed[P]]:
+        """Let an image wait. Returns those that had to make room."""
+        self._waiting.append((now, stamp, payload))
+        given_up = []
+        while len(self._waiting) > self._length:
+            _, old_stamp, old = self._waiting.popleft()
+            given_up.append(self._give_up(
+                old, old_stamp, "overflow",
+                f"more than {self._length} images wait for a pose: poses arrive later than images, or not "
+                f"at all; raise sync_queue, or check the pose topic",
+            ))  # fmt: skip
+        return given_up
+
+    def poll(self, now: float) -> tuple[list[Posed[P]], list[Unposed[P]]]:
+        """Return the images whose pose is known by now, in the order of arrival, and those given up."""
+        ready: list[Posed[P]] = []
+        given_up: list[Unposed[P]] = []
+        still: collections.deque[tuple[float, int, P]] = collections.deque()
+        for arrived, stamp, payload in self._waiting:
+            try:
+                T = self._poses.lookup(stamp)
+            except PoseError as error:
+                given_up.append(self._give_up(payload, stamp, error.reason, str(error)))
+                continue
+            if T is not None:
+                ready.append(Posed(payload, stamp, T))
+            elif now - arrived > self._timeout:
+                given_up.append(self._give_up(
+                    payload, stamp, "timeout",
+                    f"no pose at or after an image's stamp arrived within {self._timeout:g} s "
+                    f"(sync_timeout): is the pose topic published, with stamps of the same clock as the "
+                    f"images?",
+                ))  # fmt: skip
+            else:
+                still.append((arrived, stamp, payload))
+        self._waiting = still
+        return ready, given_up
+
+    def clear(self) -> int:
+        """Forget the images that wait, and return how many they were."""
+        count = len(self._waiting)
+        self._waiting.clear()
+        return count
+
+    def _give_up(self, payload: P, stamp: int, reason: str, message: str) -> Unposed[P]:
+        self.counts[reason] += 1
+        return Unposed(payload, stamp, reason, message)
