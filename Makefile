@@ -41,13 +41,15 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
 
-PIP := $(VENV)/bin/python -m pip --quiet
+PIP := $(VENV)/bin/python -m pip -qq
 RUN := PATH="$(VENV)/bin:$$PATH"
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .PHONY: setup venv interfaces demo test lint format clean
 
 setup: $(STAMPS)/interfaces
+	@echo "elvsm: ready in .venv; go on with make demo or make test"
+
 venv: $(STAMPS)/packages
 interfaces: $(STAMPS)/interfaces
 
@@ -60,15 +62,17 @@ $(STAMPS)/python:
 
 # Without a GPU, PyTorch's own index saves gigabytes of CUDA libraries; where it cannot be reached, any build will do.
 $(STAMPS)/torch: constraints.txt $(STAMPS)/python
-	@echo "elvsm: installing PyTorch"
-	@cpu_only=; \
-	if ! nvidia-smi -L > /dev/null 2>&1 && timeout 3 "$(VENV)/bin/python" -c \
+	@index=; \
+	if nvidia-smi -L > /dev/null 2>&1; then \
+	  echo "elvsm: installing PyTorch with CUDA (several gigabytes)"; \
+	elif timeout 3 "$(VENV)/bin/python" -c \
 	  'import urllib.request as r; r.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=3)' > /dev/null 2>&1; then \
-	  cpu_only=yes; \
+	  echo "elvsm: installing PyTorch for the CPU"; index="--retries 1 --extra-index-url $(TORCH_CPU_INDEX)"; \
+	else \
+	  echo "elvsm: installing PyTorch (PyTorch's own index does not answer; another build may be larger)"; \
 	fi; \
-	{ [[ -n "$$cpu_only" ]] && \
-	  $(PIP) install -c constraints.txt torch setuptools --retries 1 --extra-index-url "$(TORCH_CPU_INDEX)"; } || \
-	$(PIP) install -c constraints.txt torch setuptools
+	$(PIP) install -c constraints.txt torch setuptools $$index || \
+	  { [[ -n "$$index" ]] && $(PIP) install -c constraints.txt torch setuptools; }
 	@touch "$@"
 
 $(STAMPS)/packages: pyproject.toml setup.py constraints.txt $(STAMPS)/torch
@@ -92,13 +96,13 @@ $(STAMPS)/interfaces: $(wildcard msg/* srv/* action/* cmake/* launch/* config/* 
 $(COLCON_VENV)/stamp: Makefile $(STAMPS)/python
 	@echo "elvsm: installing colcon for the tests"
 	@"$(PYTHON)" -m venv "$(COLCON_VENV)"
-	@"$(COLCON_VENV)/bin/python" -m pip --quiet install $(COLCON)
+	@"$(COLCON_VENV)/bin/python" -m pip -qq install $(COLCON)
 	@touch "$@"
 
-demo: setup
+demo: $(STAMPS)/interfaces
 	@$(RUN) ROS_DOMAIN_ID=$$((RANDOM % 101 + 1)) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)")
 
-test: setup $(COLCON_VENV)/stamp
+test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)
 
 lint: $(STAMPS)/packages
