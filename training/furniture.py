@@ -36,6 +36,9 @@ class Dice:
         return low + (high - low) * u
 
 
+# The most boxes, cylinders and ellipsoids a room holds: about half of what could be there is, on average.
+LIMITS = (144, 24, 32)
+
 # Shares of the texture kinds by what a surface is.
 ROLES: dict[str, dict[str, float]] = {
     "wall": {"paint": 0.78, "noise": 0.04, "tiles": 0.06, "fabric": 0.04, "leaves": 0.03, "wood": 0.04, "photo": 0.01},
@@ -474,12 +477,13 @@ def furnish(bank: TextureBank, batch: int, generator: torch.Generator, device: t
     parts = [p for kind in KINDS for p in builder.parts[kind]]
     counts = tuple(sum(p[0].shape[1] for p in builder.parts[kind]) for kind in KINDS)
     centre, half, axes, valid, material = (torch.cat([p[k] for p in parts], 1) for k in range(5))
-    group = torch.cat([p[5] for p in parts])
+    group = torch.cat([p[5] for p in parts]).expand(batch, -1)
     lights, power, ambient, tone = _lighting(dice, size, shell[:, :6, 4:7].mean((1, 2)))
-    return Room(
+    room = Room(
         size, counts, centre, axes, half, valid, group, builder.groups, torch.cat([material, shell], 1), skirting, lights, power,
         ambient, tone,
     )  # type: ignore[arg-type]  # fmt: skip
+    return room.compact(LIMITS)
 
 
 def _lighting(dice: Dice, size: Tensor, brightness: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

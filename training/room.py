@@ -29,8 +29,8 @@ class Room:
 
     size [B, 3]: width (x), depth (y), height (z). counts: number of boxes, cylinders, ellipsoids; the objects'
     tensors hold them in this order. centre [B, N, 3]; axes [B, N, 3, 3], world from object; half [B, N, 3], half
-    extents along the object's axes; valid [B, N]; group [N]: objects of one piece of furniture share a
-    number, less than groups.
+    extents along the object's axes; valid [B, N]; group [B, N]: objects of one piece of furniture share
+    a number, less than groups.
     material [B, N + 7, 13]: a row per object, then the shell's surfaces (SHELL). skirting [B], height in metres.
     lights [B, L, 3] positions; power [B, L, 3] RGB; ambient [B, 2, 3] RGB light from below and from above.
     tone [B, 2]: exposure and gamma of the camera.
@@ -85,14 +85,35 @@ class Room:
         """
         near = (self.clearance(points) < margin).any(1)
         groups = torch.zeros(len(self), self.groups, device=self.device)
-        groups.index_add_(1, self.group, near.float())
-        return dataclasses.replace(self, valid=self.valid & (groups[:, self.group] == 0))
+        groups.scatter_add_(1, self.group, near.float())
+        return dataclasses.replace(self, valid=self.valid & (groups.gather(1, self.group) == 0))
+
+    def compact(self, limits: tuple[int, int, int]) -> Room:
+        """Return the rooms with room for fewer objects of each kind: valid ones first, those beyond a limit left out."""
+        kept, first = [], 0
+        for count, limit in zip(self.counts, limits, strict=True):
+            order = self.valid[:, first : first + count].to(torch.int8).argsort(dim=1, descending=True, stable=True)
+            kept.append(first + order[:, :limit])
+            first += count
+        index = torch.cat(kept, 1)
+        rooms = torch.arange(len(self), device=self.device)[:, None]
+        shell = self.material[:, first:]
+        return dataclasses.replace(
+            self,
+            counts=tuple(min(a, b) for a, b in zip(self.counts, limits, strict=True)),  # type: ignore[arg-type]
+            centre=self.centre[rooms, index],
+            axes=self.axes[rooms, index],
+            half=self.half[rooms, index],
+            valid=self.valid[rooms, index],
+            group=self.group[rooms, index],
+            material=torch.cat([self.material[rooms, index], shell], 1),
+        )
 
     def single(self, i: int) -> Room:
         """Return room i as a batch of one."""
         picked = {
             f.name: value[i : i + 1]
             for f in dataclasses.fields(self)
-            if f.name != "group" and isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor)
         }
         return dataclasses.replace(self, **picked)

@@ -1,0 +1,182 @@
+"""Measure renders: PSNR and SSIM against the true images, beside copying the nearest context view.
+
+python -m training.evaluate --checkpoint demo --data procedural
+python -m training.evaluate --checkpoint demo --data path/to/walk --frames 200:250 --context 2,4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import elvsm_core as ec
+
+from .scenes import SceneBatch, SceneConfig, draw_scenes, make_texture_bank
+
+TEST_SEED = 2**40  # far from all seeds that training draws
+BANK_SEED = 99
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A posed image sequence: images uint8 [F, 3, H, W], c2w [F, 4, 4] OpenCV metres, fxfycxcy [F, 4] pixels."""
+
+    images: Tensor
+    c2w: Tensor
+    fxfycxcy: Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per target: PSNR (dB) and SSIM of the render, PSNR and SSIM of the nearest context view; [n] each."""
+
+    psnr: Tensor
+    ssim: Tensor
+    nearest_psnr: Tensor
+    nearest_ssim: Tensor
+
+    def __str__(self) -> str:
+        return (
+            f"render {self.psnr.mean():.2f} dB, SSIM {self.ssim.mean():.3f}; nearest view "
+            f"{self.nearest_psnr.mean():.2f} dB, SSIM {self.nearest_ssim.mean():.3f}; {len(self.psnr)} targets"
+        )
+
+
+class DataError(ValueError):
+    """Data that cannot be evaluated on."""
+
+
+def load_frames(folder: str | Path, size: tuple[int, int]) -> Frames:
+    """Read a walk: cameras.json (w, h, fx, fy, cx, cy; frames: file, c2w) and images/; cropped and resized to size.
+
+    Raises DataError naming what is missing or malformed.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    try:
+        listing = json.loads((folder / "cameras.json").read_text())
+        k = [float(listing[name]) for name in ("fx", "fy", "cx", "cy")]
+        entries = [(entry["file"], np.array(entry["c2w"], dtype=np.float64)) for entry in listing["frames"]]
+    except OSError as error:
+        raise DataError(f"{folder} holds no readable cameras.json: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / 'cameras.json'} is malformed: {error!r}") from error
+    images, poses, intrinsics = [], [], []
+    for name, pose in entries:
+        pixels = np.array(Image.open(folder / "images" / name).convert("RGB"))
+        camera = ec.Camera(*k, pixels.shape[1], pixels.shape[0], _orthonormal(pose))
+        small, camera = ec.resize_and_crop(pixels, camera, size)
+        images.append(torch.as_tensor(small).permute(2, 0, 1))
+        poses.append(torch.from_numpy(np.array(camera.T_world_cam)))
+        intrinsics.append(torch.tensor(camera.fxfycxcy))
+    return Frames(torch.stack(images), torch.stack(poses), torch.stack(intrinsics).float())
+
+
+def _orthonormal(pose: np.ndarray) -> np.ndarray:
+    """Return the pose with the nearest rotation: files round to six digits."""
+    u, _, vt = np.linalg.svd(pose[:3, :3])
+    out = pose.copy()
+    out[:3, :3] = u @ vt
+    return out
+
+
+@torch.no_grad()
+def score(model: ec.EfficientLVSM, images: Tensor, c2w: Tensor, fxfycxcy: Tensor, inputs: int, chunk: int = 16) -> Scores:
+    """Score renders of the views behind the first `inputs` ones of each scene.
+
+    images uint8 [b, V, 3, H, W], c2w [b, V, 4, 4] metres, fxfycxcy [b, V, 4] pixels. Poses get the published
+    normalisation over all V views. The nearest view is the input whose pose is nearest: metres plus radians.
+    """
+    device, size = model.device, (images.shape[-2], images.shape[-1])
+    result: list[list[Tensor]] = [[], [], [], []]
+    for i in range(0, len(images), chunk):
+        true = images[i : i + chunk].to(device).float() / 255
+        world = c2w[i : i + chunk].double()
+        local = ec.normalize_poses(world).float().to(device)
+        k = fxfycxcy[i : i + chunk].float().to(device)
+        half = device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=half and model.dtype == torch.float32):
+            made = model(true[:, :inputs], local[:, :inputs], k[:, :inputs], local[:, inputs:], k[:, inputs:], size)
+        metres = (world[:, inputs:, None, :3, 3] - world[:, None, :inputs, :3, 3]).norm(dim=-1)
+        cosine = torch.einsum("bmij,bnij->bmn", world[:, inputs:, :3, :3], world[:, :inputs, :3, :3])
+        nearest = (metres + ((cosine - 1) / 2).clamp(-1, 1).acos()).argmin(-1).to(device)
+        copied = true[torch.arange(len(true), device=device)[:, None], nearest]
+        target = true[:, inputs:].flatten(0, 1)
+        for k_, image in ((0, made), (2, copied)):
+            flat = image.flatten(0, 1).clamp(0, 1)
+            result[k_].append(ec.metrics.psnr(flat, target).cpu())
+            result[k_ + 1].append(ec.metrics.ssim(flat, target).cpu())
+    return Scores(*(torch.cat([torch.as_tensor(x) for x in part]).float() for part in result))
+
+
+def procedural_scenes(
+    count: int, size: tuple[int, int], inputs: int = 4, targets: int = 3, device: torch.device | str = "cpu"
+) -> SceneBatch:
+    """Draw the procedural test set: fixed seed, own textures; per scene inputs first, then the targets between them."""
+    bank = make_texture_bank(512 if torch.device(device).type == "cuda" else 192, 128, BANK_SEED, device)
+    # Neighbours on a walk: two steps between inputs, targets on the steps between.
+    views = 2 * inputs - 1
+    order = list(range(0, views, 2)) + list(range(1, views, 2))[:targets]
+    parts = []
+    for first in range(0, count, 50):
+        batch = draw_scenes(SceneConfig(), bank, min(50, count - first), views, size, TEST_SEED + first)
+        parts.append([x[:, order].cpu() for x in (batch.images, batch.c2w, batch.fxfycxcy, batch.depth)])
+    return SceneBatch(*(torch.cat([part[k] for part in parts]) for k in range(4)))
+
+
+def neighbours(frames: Frames, targets: Sequence[int], context: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return samples (images, c2w, fxfycxcy) of inputs t-d and t+d for d in context, then the target t.
+
+    Targets whose neighbours fall off the sequence's ends are left out.
+    """
+    offsets = [sign * d for d in context for sign in (-1, 1)]
+    rows = [[t + o for o in offsets] + [t] for t in targets if 0 <= t - max(context) and t + max(context) < len(frames.images)]
+    if not rows:
+        raise DataError(f"no target has neighbours at distance {max(context)} within the sequence")
+    index = torch.tensor(rows)
+    return frames.images[index], frames.c2w[index], frames.fxfycxcy[index]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--checkpoint", default="demo", help="'demo', a .safetensors or a .pt file")
+    parser.add_argument("--data", default="procedural", help="'procedural' or a folder with cameras.json and images/")
+    parser.add_argument("--frames", default=None, help="FIRST:LAST target frames of the folder (LAST excluded)")
+    parser.add_argument("--context", default="2,4", help="context frames: distances before and after the target")
+    parser.add_argument("--scenes", type=int, default=200, help="number of procedural scenes")
+    parser.add_argument("--inputs", type=int, default=4, help="input views of a procedural scene")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args(argv)
+    try:
+        model = ec.load_model(args.checkpoint, device=args.device)
+        size = model.config.image_size
+        if args.data == "procedural":
+            scenes = procedural_scenes(args.scenes, size, args.inputs, device=model.device)
+            result = score(model, scenes.images, scenes.c2w, scenes.fxfycxcy, args.inputs)
+            label = f"procedural, {args.scenes} scenes, {args.inputs} inputs"
+        else:
+            frames = load_frames(args.data, size)
+            first, _, last = (args.frames or f"0:{len(frames.images)}").partition(":")
+            context = [int(d) for d in args.context.split(",")]
+            sample = neighbours(frames, range(int(first), min(int(last), len(frames.images))), context)
+            result = score(model, *sample, inputs=2 * len(context))
+            label = f"{Path(args.data).name} {first}:{last}, context " + ", ".join(f"t±{d}" for d in context)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{label} at {size[0]}x{size[1]}: {result}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
