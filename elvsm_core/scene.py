@@ -19,9 +19,12 @@ from .frame import FramePolicy, SceneFrame
 from .images import ImageLike, resize_and_crop, to_uint8
 from .model import EfficientLVSM, KeysValues
 from .persistence import Keyframe, StoredScene, read_scene, write_scene
+from .store import KeyframeStore
 
 RENDER_BATCH = 8
 """Targets decoded at once; more only cost memory."""
+SHORTLIST = 64
+"""Keyframes that are looked at closely when the most useful ones for a request are chosen."""
 
 
 class SceneError(ValueError):
@@ -86,7 +89,7 @@ class Scene:
         self._frame = frame
         self._policy = policy or FramePolicy()
         self._max_keyframes = max_keyframes
-        self._keyframes: dict[int, Keyframe] = {}
+        self._keyframes = KeyframeStore()
         self._slots: dict[int, int] = {}  # least recently used first
         self._next_id = 0
         self._lock = threading.RLock()
@@ -107,14 +110,13 @@ class Scene:
     def views(self) -> list[int]:
         """Ids of all keyframes, oldest first."""
         with self._lock:
-            return list(self._keyframes)
+            return self._keyframes.ids.tolist()
 
     @property
     def poses(self) -> NDArray[np.float64]:
         """T_world_cam [n, 4, 4] of all keyframes, oldest first."""
         with self._lock:
-            cameras = [keyframe.camera.T_world_cam for keyframe in self._keyframes.values()]
-            return np.stack(cameras) if cameras else np.zeros((0, 4, 4))
+            return self._keyframes.poses.copy()
 
     def keyframe(self, view: int) -> Keyframe:
         """Return what is stored of a view. Raises SceneError for an unknown id."""
@@ -131,17 +133,16 @@ class Scene:
         """
         with self._lock:
             view = self._next_id
-            self._keyframes[view] = self._prepare(image, camera, stamp)
+            self._keyframes.add(view, self._prepare(image, camera, stamp))
             try:
                 self._update_frame()
                 self._encode(view, self._keyframes[view])
             except BaseException:  # out of device memory, say
-                del self._keyframes[view]
+                self._keyframes.remove(view)
                 raise
             self._next_id += 1
             if self._max_keyframes is not None and len(self._keyframes) > self._max_keyframes:
-                # Units of closeness: a hand's breadth of motion weighs as much as ten degrees.
-                self.evict(self.views[keyframes.most_redundant(self.poses, 0.15, np.deg2rad(10))])
+                self.evict(self._keyframes.most_redundant())
             return view
 
     def replace(self, view: int, image: ImageLike, camera: Camera) -> None:
@@ -153,13 +154,13 @@ class Scene:
             old = self.keyframe(view)
             new = self._prepare(image, camera, old.stamp)
             self._encode(view, new)
-            self._keyframes[view] = new
+            self._keyframes.update(view, new)
 
     def evict(self, view: int) -> None:
         """Forget a view. Raises SceneError for an unknown id."""
         with self._lock:
             self.keyframe(view)
-            del self._keyframes[view]
+            self._keyframes.remove(view)
             self._release(view)
 
     def clear(self) -> None:
@@ -175,7 +176,7 @@ class Scene:
         """Write images, cameras, stamps and the frame to one file, atomically. See `load`."""
         with self._lock:
             stored = StoredScene(
-                self.image_size, self._frame, self._fixed_frame, dict(self._keyframes), self._next_id
+                self.image_size, self._frame, self._fixed_frame, self._keyframes.items(), self._next_id
             )
         write_scene(path, stored, {"model": self.model.config.to_json()})
 
@@ -204,7 +205,8 @@ class Scene:
             policy=policy,
         )
         scene._frame = stored.frame
-        scene._keyframes = dict(stored.views)
+        for view, keyframe in stored.views.items():
+            scene._keyframes.add(view, keyframe)
         scene._next_id = stored.next_id
         return scene
 
@@ -228,16 +230,17 @@ class Scene:
             else:
                 for view in moved:
                     self._release(view)
-            self._keyframes.update(moved)
-            if self._keyframes:
+            for view, keyframe in moved.items():
+                self._keyframes.update(view, keyframe)
+            if len(self._keyframes):
                 self._update_frame()
 
     def _common_motion(self, moved: Mapping[int, Keyframe]) -> NDArray[np.float64] | None:
         """Return T_new_old if all views of the scene moved by it, to a micrometre and a microradian."""
         if not moved or len(moved) != len(self._keyframes):
             return None
-        old = self.poses
-        new = np.stack([moved[view].camera.T_world_cam for view in self._keyframes])
+        old = self._keyframes.poses
+        new = np.stack([moved[view].camera.T_world_cam for view in self._keyframes.ids])
         T_new_old = new[0] @ np.linalg.inv(old[0])
         return T_new_old if np.allclose(T_new_old @ old, new, rtol=0, atol=1e-6) else None
 
@@ -265,19 +268,18 @@ class Scene:
     ) -> tuple[Tensor, NDArray[np.float64], list[int]]:
         if not cameras:
             raise SceneError("no camera to render: ask for at least one view")
-        if not self._keyframes:
+        if not len(self._keyframes):
             raise SceneError("the scene is empty: insert a keyframe before asking for a render")
         if max_views is not None and max_views < 1:
             raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
         if any(camera.size != cameras[0].size for camera in cameras):
             raise SceneError("all cameras of one request must have the same size: split the request")
-        ids = list(self._keyframes)
-        seen = keyframes.visibilities(cameras, [self._keyframes[view].camera for view in ids])
-        limit = min(self.capacity, max_views or self.capacity)
-        if len(ids) > limit:
-            # In order of age, so that the sums run in the order of a fresh scene with these views.
-            chosen = sorted(keyframes.select(seen, limit))
-            ids, seen = [ids[i] for i in chosen], seen[chosen]
+        store, limit = self._keyframes, min(self.capacity, max_views or self.capacity)
+        rows = keyframes.shortlist(cameras, store.poses, max(SHORTLIST, limit))
+        seen = keyframes.visibilities(cameras, store.poses[rows], store.fxfycxcy[rows], self.image_size)
+        # In order of age, so that the sums run in the order of a fresh scene with these views.
+        chosen = sorted(keyframes.select(seen, limit)) if len(rows) > limit else slice(None)
+        ids, seen = store.ids[rows][chosen].tolist(), seen[chosen]
         frame, keys_values = self._keys_values(ids, cameras)
         parts = [
             self._decode(keys_values, frame, cameras[start : start + RENDER_BATCH])
@@ -324,7 +326,7 @@ class Scene:
     def _update_frame(self) -> None:
         if self._fixed_frame:
             return
-        frame = self._policy.next_frame(self._frame, self.poses)
+        frame = self._policy.next_frame(self._frame, self._keyframes.poses)
         if frame is not self._frame:
             # What is in the slots belongs to the old frame; renders encode what they need again.
             self._frame = frame

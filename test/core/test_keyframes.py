@@ -17,6 +17,11 @@ def camera(T):
     return ec.Camera(60, 60, 32, 32, 64, 64, T)
 
 
+def visibilities(targets, views):
+    poses = np.stack([view.T_world_cam for view in views])
+    return keyframes.visibilities(targets, poses, np.array([view.fxfycxcy for view in views]), (64, 64))
+
+
 def test_differences():
     metres, radians = keyframes.differences(at(), [at(3, 0, 4), at(yaw=30), at(1, yaw=-170)])
     np.testing.assert_allclose(metres, [5, 0, 1])
@@ -42,17 +47,10 @@ def test_nearest_weighs_distance_and_angle():
         keyframes.nearest(at(), np.zeros((0, 4, 4)), 0.1, 0.1)
 
 
-def test_eviction_takes_the_older_of_the_closest_pair_and_spares_the_newest():
-    poses = np.stack([at(0), at(1.0), at(1.01), at(2.0), at(3.0), at(3.001)])
-    assert keyframes.most_redundant(poses, 0.2, 0.2, protect=2) == 1
-    assert keyframes.most_redundant(poses, 0.2, 0.2, protect=1) == 4
-    assert keyframes.most_redundant(poses, 0.2, 0.2, protect=6) == 0
-
-
 def test_selection_prefers_views_that_see_what_the_target_sees():
     target = camera(at())
     views = [camera(at(5, yaw=180)), camera(at(0.1)), camera(at(-0.3, yaw=5)), camera(at(z=2, yaw=180))]
-    seen = keyframes.visibilities([target], views)
+    seen = visibilities([target], views)
     assert seen.shape == (4, 1, keyframes.SAMPLE_GRID**2 * len(keyframes.SAMPLE_DEPTHS))
     assert keyframes.select(seen, 1) == [1]
     assert set(keyframes.select(seen, 2)) == {1, 2}
@@ -62,7 +60,7 @@ def test_selection_prefers_views_that_see_what_the_target_sees():
 def test_selection_covers_all_targets_of_a_request():
     """Two targets back to back: two views, one for each, though one side has ten."""
     views = [camera(at(0.05 * i)) for i in range(10)] + [camera(at(0.1, yaw=180))]
-    chosen = keyframes.select(keyframes.visibilities([camera(at()), camera(at(yaw=180))], views), 2)
+    chosen = keyframes.select(visibilities([camera(at()), camera(at(yaw=180))], views), 2)
     assert 10 in chosen
 
 
@@ -74,12 +72,23 @@ def test_selection_prefers_a_new_angle_to_a_twin():
         camera(at(0.02, yaw=-20)),
         camera(at(0.1, yaw=22)),
     ]
-    assert set(keyframes.select(keyframes.visibilities([camera(at())], views), 2)) >= {3}
+    assert set(keyframes.select(visibilities([camera(at())], views), 2)) >= {3}
 
 
 def test_support_counts_what_is_seen():
     target = camera(at())
-    full = keyframes.support(keyframes.visibilities([target], [camera(at(z=-0.1))]))
-    none = keyframes.support(keyframes.visibilities([target], [camera(at(yaw=180))]))
-    half = keyframes.support(keyframes.visibilities([target], [camera(at(yaw=28))]))
+    full = keyframes.support(visibilities([target], [camera(at(z=-0.1))]))
+    none = keyframes.support(visibilities([target], [camera(at(yaw=180))]))
+    half = keyframes.support(visibilities([target], [camera(at(yaw=28))]))
     assert full[0] > 0.9 and none[0] == 0 and 0.2 < half[0] < 0.8
+
+
+def test_shortlist_keeps_views_for_every_target():
+    rng = np.random.default_rng(1)
+    far = [at(*rng.uniform(20, 90, 3), yaw=rng.uniform(0, 360)) for _ in range(500)]
+    near = [at(0.1 * i) for i in range(4)] + [at(100, yaw=90), at(100.1, yaw=95)]
+    stored = np.stack(far + near)
+    rows = keyframes.shortlist([camera(at()), camera(at(100, yaw=90))], stored, 12)
+    assert len(rows) == 12 and set(range(500, 506)) <= set(rows.tolist())
+    assert list(rows) == sorted(rows)
+    assert list(keyframes.shortlist([camera(at())], stored[:5], 12)) == [0, 1, 2, 3, 4]

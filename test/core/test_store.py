@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+import elvsm_core as ec
+from elvsm_core import keyframes
+from elvsm_core.store import ANGLE, DISTANCE, KeyframeStore
+
+
+def keyframe(position, yaw=0.0):
+    c, s = np.cos(yaw), np.sin(yaw)
+    T = np.eye(4)
+    T[:3, :3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]
+    T[:3, 3] = position
+    return ec.Keyframe(torch.zeros(8, 8, 3).byte(), ec.Camera(8 + position[0], 8, 4, 4, 8, 8, T), None)
+
+
+def redundant_by_definition(store, protect):
+    """The older one of the closest pair among those that are not protected, by looking at all pairs."""
+    poses, best = store.poses, (np.inf, 0)
+    for i in range(len(store) - protect):
+        newer = keyframes.difference(poses[i], poses[i + 1 :], DISTANCE, ANGLE)
+        best = min(best, (newer.min(), i) if len(newer) else best)
+    return int(store.ids[best[1]])
+
+
+def test_eviction_takes_the_older_of_the_closest_pair_and_spares_the_newest():
+    store = KeyframeStore()
+    for i, x in enumerate([0, 1.0, 1.01, 2.0, 3.0, 3.001]):
+        store.add(10 * i, keyframe([x, 0, 0]))
+    assert store.most_redundant(protect=2) == 10
+    assert store.most_redundant(protect=1) == 40
+    assert store.most_redundant(protect=6) == 0
+
+
+def test_arrays_and_redundancy_follow_any_sequence_of_changes():
+    rng = np.random.default_rng(4)
+    store, mirror, next_id = KeyframeStore(), {}, 0
+    for step in range(600):
+        action = rng.choice(["add", "add", "add", "remove", "update"]) if len(mirror) > 9 else "add"
+        new = keyframe(rng.normal(size=3), rng.uniform(0, 6))
+        if action == "add":
+            store.add(next_id, new)
+            mirror[next_id] = new
+            next_id += 1
+        else:
+            view = int(rng.choice(list(mirror)))
+            if action == "remove":
+                store.remove(view)
+                del mirror[view]
+            else:
+                store.update(view, new)
+                mirror[view] = new
+        assert store.ids.tolist() == list(mirror) and len(store) == len(mirror)
+        if step % 20 == 0:
+            np.testing.assert_array_equal(store.poses, [k.camera.T_world_cam for k in mirror.values()])
+            np.testing.assert_array_equal(store.fxfycxcy, [k.camera.fxfycxcy for k in mirror.values()])
+            assert store.items() == mirror
+            if len(store) > 8:
+                assert store.most_redundant(protect=4) == redundant_by_definition(store, 4)
+    store.clear()
+    assert len(store) == 0 and store.poses.shape == (0, 4, 4)
+
+
+def test_unknown_ids_change_nothing():
+    store = KeyframeStore()
+    store.add(3, keyframe([0, 0, 0]))
+    for change in (lambda: store.remove(4), lambda: store.update(2, keyframe([1, 0, 0]))):
+        with pytest.raises(KeyError):
+            change()
+    assert store.ids.tolist() == [3]
