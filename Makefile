@@ -71,8 +71,8 @@ $(STAMPS)/torch: constraints.txt $(STAMPS)/python
 	else \
 	  echo "elvsm: installing PyTorch (PyTorch's own index does not answer; another build may be larger)"; \
 	fi; \
-	$(PIP) install -c constraints.txt torch setuptools $$index || \
-	  { [[ -n "$$index" ]] && $(PIP) install -c constraints.txt torch setuptools; }
+	$(PIP) install -c constraints.txt torch torchvision setuptools $$index || \
+	  { [[ -n "$$index" ]] && $(PIP) install -c constraints.txt torch torchvision setuptools; }
 	@touch "$@"
 
 $(STAMPS)/packages: pyproject.toml setup.py constraints.txt $(STAMPS)/torch

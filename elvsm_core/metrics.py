@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .lpips_weights import MetricError, load_lpips
+
+__all__ = ["MetricError", "lpips", "psnr", "ssim"]
 
 
 def _check(a: Tensor, b: Tensor) -> None:
@@ -54,3 +60,29 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         (mean_a * mean_a + mean_b * mean_b + c1) * (var_a + var_b + c2)
     )
     return score.mean((1, 2, 3)).float()
+
+
+def lpips(
+    a: Tensor, b: Tensor, net: str = "vgg", weights: str | os.PathLike[str] | None = None, batch: int = 8
+) -> Tensor:
+    """Return the perceptual distance LPIPS v0.1 of each pair, computed by the `lpips` package in float32.
+
+    a, b [n, 3, H, W] in [0, 1], at least 16x16 pixels ("alex": 31x31); gradients flow into both. Returns [n]
+    on their device. net: "vgg", as the published evaluation, or "alex". weights: a file or a folder; without
+    it $ELVSM_LPIPS_WEIGHTS, then $ELVSM_TEST_DATA/lpips (see lpips_weights.find_weights). batch: pairs at a
+    time.
+
+    Raises MetricError where the package or the weights are missing, saying where to get them.
+    """
+    _check(a, b)
+    network = load_lpips(net, weights, a.device)
+    smallest = 16 if net == "vgg" else 31
+    if min(a.shape[-2:]) < smallest:
+        raise ValueError(
+            f"LPIPS ({net}) needs images of at least {smallest}x{smallest} pixels, got "
+            f"{a.shape[-1]}x{a.shape[-2]}"
+        )
+    with torch.autocast(a.device.type, enabled=False):
+        pairs = zip(a.float().split(batch), b.float().split(batch), strict=True)
+        distances = [network(x, y, normalize=True).flatten() for x, y in pairs]
+    return torch.cat(distances)
