@@ -94,7 +94,7 @@ class Worker(Generic[T]):
         return len(self._offers) + len(self._calls)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Cancel what waits, end the thread after the job at hand. Returns whether it ended within `timeout` s."""
+        """Cancel what waits, end the thread after the job at hand. Returns whether it ended in time."""
         with self._condition:
             self._stopping = True
             self._condition.notify()

@@ -1,0 +1,78 @@
+"""The table of parameters, and what is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elvsm_ros import parameters
+from elvsm_ros.parameters import ParameterError, Settings
+
+
+def test_the_yaml_file_is_in_step(repository: Path) -> None:
+    text = (repository / "config" / "elvsm.yaml").read_text()
+    assert text == parameters.yaml_text(), "run: python -m elvsm_ros.parameters > config/elvsm.yaml"
+
+
+def test_the_yaml_file_says_the_defaults(repository: Path) -> None:
+    values = yaml.safe_load((repository / "config" / "elvsm.yaml").read_text())["/**"]["ros__parameters"]
+    assert list(values) == [row.name for row in parameters.table()]
+    # ROS distinguishes 1 from 1.0, and would refuse the file.
+    for row in parameters.table():
+        value = values[row.name]
+        assert type(value) is (list if isinstance(row.default, tuple) else type(row.default))
+    assert Settings.from_values(values) == Settings()
+
+
+@pytest.mark.parametrize("row", parameters.table(), ids=lambda row: row.name)
+def test_every_parameter_is_described_and_bounded(row: parameters.Row) -> None:
+    assert row.description.endswith(".") and len(row.description) > 15
+    descriptor = row.descriptor()
+    assert descriptor.description == row.description
+    if type(row.default) is int:
+        (bounds,) = descriptor.integer_range
+        assert bounds.from_value <= row.default <= bounds.to_value
+    elif type(row.default) is float:
+        (bounds,) = descriptor.floating_point_range
+        assert bounds.from_value <= row.default <= bounds.to_value
+    elif row.choices:
+        assert all(choice in descriptor.additional_constraints for choice in row.choices)
+    assert ("unconfigured" in descriptor.additional_constraints) is not row.live
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"capacity": 0}, "capacity must be from 1 to 4096, got 0"),
+        ({"capacity": True}, "type int"),
+        ({"keyframe_distance": -1.0}, "keyframe_distance must be from 0.001"),
+        ({"keyframe_distance": float("nan")}, "keyframe_distance"),
+        ({"keyframe_distance": 1}, "type float"),
+        ({"pose_source": "odometry"}, "one of pose, odom, got 'odometry'"),
+        ({"image_transport": "compresed"}, "'compressed' perhaps"),
+        ({"image_size": [128]}, "2 numbers"),
+        ({"image_size": [0, 128]}, "both height and width"),
+        ({"body_to_camera": [0.0] * 7}, "unit quaternion"),
+        ({"body_to_camera": [0.0] * 6}, "7 numbers"),
+        ({"keyframe_distence": 1.0}, "'keyframe_distance' perhaps"),
+    ],
+)
+def test_bad_values_are_refused(values: dict, text: str) -> None:
+    with pytest.raises(ParameterError, match=text):
+        Settings.from_values(values)
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.capacity = 3  # type: ignore[misc]
+    assert settings.replaced({"capacity": 3}).capacity == 3 and settings.capacity == 64
+
+
+def test_only_live_parameters_change_at_run_time() -> None:
+    parameters.refuse_frozen(["keyframe_distance", "max_views"])
+    with pytest.raises(ParameterError, match="capacity is read when the node is configured"):
+        parameters.refuse_frozen(["max_views", "capacity"])

@@ -1,0 +1,117 @@
+"""The small parts of the node: admission, percentiles, reports."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from rig import pose_at
+
+from elvsm_core.keyframes import admit
+from elvsm_ros.admission import SECOND, Admission, Rule
+from elvsm_ros.reports import KNOWN_LIMIT, Reports
+from elvsm_ros.stats import Window
+
+RULE = Rule(distance=0.2, angle=math.radians(15), rate=0.0)
+
+
+def test_admits_by_distance_or_angle_to_the_nearest_keyframe() -> None:
+    admission = Admission(admit)
+    assert admission.offer(pose_at(0.0), 0, RULE) is not None
+    assert admission.offer(pose_at(0.19), 1, RULE) is None
+    assert admission.offer(pose_at(0.2), 2, RULE) is not None
+    assert admission.offer(pose_at(0.1, math.radians(16)), 3, RULE) is not None
+    # Far from the last one, but close to the first: not new.
+    assert admission.offer(pose_at(0.05), 4, RULE) is None
+    assert len(admission) == 3
+
+
+def test_a_released_place_is_free_again() -> None:
+    admission = Admission(admit)
+    keys = [admission.offer(pose_at(x), i, RULE) for i, x in enumerate((0.0, 1.0, 2.0))]
+    assert admission.offer(pose_at(0.05), 9, RULE) is None
+    admission.release(keys[0])
+    admission.release(keys[0])
+    assert len(admission) == 2
+    assert admission.offer(pose_at(1.05), 9, RULE) is None
+    assert admission.offer(pose_at(2.05), 9, RULE) is None
+    assert admission.offer(pose_at(0.05), 9, RULE) is not None
+    admission.clear()
+    admission.release(keys[1])
+    assert len(admission) == 0
+    assert admission.offer(pose_at(1.0), 9, RULE) is not None
+
+
+def test_holds_the_rate_by_the_images_own_clock() -> None:
+    admission = Admission(admit)
+    rule = Rule(distance=0.2, angle=1.0, rate=5.0)
+    assert admission.offer(pose_at(0.0), 0, rule) is not None
+    assert admission.offer(pose_at(1.0), SECOND // 5 - 1, rule) is None
+    key = admission.offer(pose_at(1.0), SECOND // 5, rule)
+    assert key is not None
+    assert admission.offer(pose_at(2.0), SECOND * 3 // 10, rule) is None
+    admission.release(key)  # it was no good: the next one need not wait for it
+    assert admission.offer(pose_at(2.0), SECOND * 3 // 10, rule) is not None
+
+
+def test_thousands_of_places() -> None:
+    admission = Admission(admit)
+    for i in range(1000):
+        assert admission.offer(pose_at(i * 0.25), i, RULE) is not None
+    assert admission.offer(pose_at(100.05), 2000, RULE) is None
+
+
+def test_percentiles_of_the_newest_values() -> None:
+    window = Window(length=100)
+    assert math.isnan(window.percentile(50))
+    for value in range(1000):
+        window.add(value)
+    assert len(window) == 100
+    assert (window.percentile(50), window.percentile(95), window.percentile(100)) == (949, 994, 999)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_same_line_is_throttled_and_other_lines_are_not(clock: Clock) -> None:
+    lines: list[str] = []
+    reports = Reports(lines.append, period=5.0, clock=clock)
+    for i in range(10):
+        reports.add("image", f"image {i} is bad")
+    reports.add("image", "camera is bad")
+    assert lines == ["image: image 0 is bad", "image: camera is bad"]
+    clock.now = 5.1
+    reports.add("image", "image 11 is bad")
+    assert lines[2:] == ["image: image 11 is bad (9 more like this since)"]
+    assert reports.counts == {"image": 12}
+    assert reports.last == "image 11 is bad"
+
+
+def test_reports_remember_a_bounded_number_of_lines(clock: Clock) -> None:
+    reports = Reports(lambda line: None, clock=clock)
+    for i in range(3 * KNOWN_LIMIT):
+        reports.add("x", "message " + "ab"[i % 2] * i)
+    assert len(reports._logged) == KNOWN_LIMIT
+
+
+def test_unforeseen_faults_name_the_exception(clock: Clock) -> None:
+    lines: list[str] = []
+    details: list[str] = []
+    reports = Reports(lines.append, debug=details.append, clock=clock)
+    try:
+        np.zeros(3).reshape(2)
+    except ValueError as error:
+        text = reports.fault("rendering failed", error)
+    assert text.startswith("rendering failed: ValueError: cannot reshape")
+    assert lines == ["internal: " + text]
+    assert "Traceback" in details[0]
