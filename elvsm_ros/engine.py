@@ -15,7 +15,7 @@ from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.intake import Candidate
 from elvsm_ros.parameters import Settings
-from elvsm_ros.requests import Query, RequestError, render_size
+from elvsm_ros.requests import Query, RequestError
 from elvsm_ros.stats import Window
 
 
@@ -53,6 +53,7 @@ class Engine:
             max_keyframes=settings.max_keyframes,
         )
         self.native_size: tuple[int, int] = self.scene.image_size
+        self.patch_size: int = self.model.config.patch_size
         self.device = str(self.model.device)
         self.insert_ms = Window()
         self._warm_up()
@@ -77,14 +78,14 @@ class Engine:
         self.insert_ms.add((time.perf_counter() - start) * 1e3)
         return Inserted(view, evicted, candidate.T_world_cam)
 
-    def render(self, query: Query, resolution: str, quality: int, header: Header) -> Rendered:
+    def render(self, query: Query, quality: int, header: Header) -> Rendered:
         """Answer a query. Raises RequestError before the first keyframe."""
         if not len(self.scene):
             raise RequestError(
                 "there is no keyframe yet: wait until images with poses have arrived (see ~/status)"
             )
         wanted = query.camera
-        height, width = render_size(wanted, self.native_size, self.model.config.patch_size, resolution)
+        height, width = query.render_size
         camera = wanted.stretched(width, height)
         rendering = self.scene.render(
             [_camera(camera, T) for T in query.T_world_cam], max_views=query.max_views

@@ -138,8 +138,8 @@ class ElvsmNode(LifecycleNode):
 
         worker = self._worker
         assert worker is not None
-        self._native_size, self._device, self._insert_ms = worker.call(
-            lambda engine: (engine.native_size, engine.device, engine.insert_ms)
+        self._native_size, self._patch_size, self._device, self._insert_ms = worker.call(
+            lambda engine: (engine.native_size, engine.patch_size, engine.device, engine.insert_ms)
         ).result()
         later = functools.partial(call_later, self)
         self._reports = Reports(self._warn, self.settings.log_period, self.get_logger().debug)
@@ -253,7 +253,9 @@ class ElvsmNode(LifecycleNode):
         return await wait_for(self, future)
 
     def _request_context(self) -> Context:
-        return Context(self.settings, self._intake.world_frame, self._intake.camera, self._native_size)
+        return Context(
+            self.settings, self._intake.world_frame, self._intake.camera, self._native_size, self._patch_size
+        )
 
     # Output
 

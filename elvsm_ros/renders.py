@@ -96,8 +96,7 @@ class RenderDesk:
 
     def _call(self, query: Query, header: Header, latest: str | None = None) -> Future[Rendered]:
         settings = self._context().settings
-        resolution, quality = settings.render_resolution, settings.jpeg_quality
-        return self._worker.call(lambda engine: engine.render(query, resolution, quality, header), latest)
+        return self._worker.call(lambda engine: engine.render(query, settings.jpeg_quality, header), latest)
 
     def _succeeded(self, views: int, start: float) -> float:
         latency = (time.perf_counter() - start) * 1e3

@@ -22,10 +22,15 @@ class RequestError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query:
-    """Views to render: T_world_cam [4, 4] each, one camera, stored views to use at most (None: any)."""
+    """Views to render.
+
+    T_world_cam: [4, 4] each. camera: of the images to return. render_size: (height, width) pixels to render at.
+    max_views: stored views to use at most; None: any number.
+    """
 
     T_world_cam: list[NDArray[np.float64]]
     camera: Intrinsics
+    render_size: tuple[int, int]
     max_views: int | None
     encoding: str = "rgb8"
 
@@ -35,13 +40,14 @@ class Context:
     """What requests are understood against.
 
     world_frame: frame of the keyframes. camera: the newest one seen, if any. native_size: (height, width)
-    pixels of the model.
+    and patch_size: of the model, pixels.
     """
 
     settings: Settings
     world_frame: str
     camera: Intrinsics | None
     native_size: tuple[int, int]
+    patch_size: int
 
 
 def parse(
@@ -77,14 +83,18 @@ def parse(
         raise RequestError(f"size {width}x{height} is half given: set both width and height, or neither")
     if not width:
         width, height = given if given != (0, 0) else (context.native_size[1], context.native_size[0])
-    if len(poses) * width * height > settings.max_render_pixels:
+    fitted = camera.fitted(width, height)
+    rendered = render_size(fitted, context.native_size, context.patch_size, settings.render_resolution)
+    # A narrow strip asks for little and renders much.
+    if len(poses) * max(width * height, rendered[0] * rendered[1]) > settings.max_render_pixels:
         raise RequestError(
-            f"{len(poses)} images of {width}x{height} have more pixels than max_render_pixels "
+            f"{len(poses)} images of {width}x{height}, rendered at {rendered[1]}x{rendered[0]}, have more pixels than max_render_pixels "
             f"({settings.max_render_pixels}): ask for fewer or smaller ones, or raise the parameter"
         )
     return Query(
         [_pose(index, pose) for index, pose in enumerate(poses)],
-        camera.fitted(width, height),
+        fitted,
+        rendered,
         max_views or settings.max_views or None,
         encoding,
     )

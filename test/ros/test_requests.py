@@ -14,7 +14,7 @@ from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Context, Query, parse, render_size
 
-CONTEXT = Context(Settings(), "map", CAMERA, (32, 32))
+CONTEXT = Context(Settings(), "map", CAMERA, (32, 32), 8)
 
 
 def ask(context: Context = CONTEXT, **fields: Any) -> Query:
@@ -45,7 +45,7 @@ def test_a_size_scales_the_intrinsics() -> None:
 
 def test_max_views() -> None:
     assert ask(max_views=3).max_views == 3
-    everything = Context(Settings(max_views=0), "map", CAMERA, (32, 32))
+    everything = Context(Settings(max_views=0), "map", CAMERA, (32, 32), 8)
     assert ask(everything).max_views is None
 
 
@@ -81,6 +81,7 @@ def unnormalised_pose() -> Pose:
         ({"poses": [unnormalised_pose()]}, "pose 0: .*norm"),
         ({"width": 8192, "height": 8192}, "8192x8192 have more pixels than max_render_pixels"),
         ({"poses": [Pose()] * 64, "width": 512, "height": 512}, "64 images of 512x512"),
+        ({"width": 4, "height": 40_000}, "rendered at 32x320000"),
         ({"width": 64}, "half given"),
         ({"height": 64}, "half given"),
         ({"encoding": "webp"}, "encoding 'webp' is not one of rgb8, jpeg, png"),
@@ -96,7 +97,7 @@ def test_bad_requests_are_refused_with_the_reason(fields: dict, text: str) -> No
 
 
 def test_before_anything_was_seen() -> None:
-    context = Context(Settings(), "", None, (32, 32))
+    context = Context(Settings(), "", None, (32, 32), 8)
     with pytest.raises(ValueError, match="no camera_info has arrived"):
         ask(context)
     with pytest.raises(ValueError, match="no pose has arrived that tells the world frame"):
