@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import logging
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +39,30 @@ def backends(device_type: str, device_index: int | None, half: bool) -> tuple[SD
     return chosen
 
 
+_forced: contextvars.ContextVar[tuple[SDPBackend, ...] | None] = contextvars.ContextVar(
+    "forced", default=None
+)
+
+
+@contextlib.contextmanager
+def forced_backend(name: str) -> Iterator[None]:
+    """Use one backend, by its name in torch.nn.attention.SDPBackend, within the block: to compare them."""
+    token = _forced.set((SDPBackend.__members__[name],))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend without mask or bias, scaled by 1/sqrt(head_dim).
 
     q [b, n, heads, head_dim]; k, v [b, m, heads, head_dim], any strides with a contiguous last axis, same
     dtype and device. Returns [b, n, heads, head_dim].
     """
-    order = backends(q.device.type, q.device.index, q.dtype in (torch.bfloat16, torch.float16))
+    order = _forced.get() or backends(
+        q.device.type, q.device.index, q.dtype in (torch.bfloat16, torch.float16)
+    )
     kernels = sdpa_kernel(list(order), set_priority=True) if order else contextlib.nullcontext()
     with kernels:
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
