@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import logging
 from collections.abc import Iterator
@@ -15,43 +14,43 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 log = logging.getLogger(__name__)
 
+_forced: tuple[SDPBackend, ...] = ()
+
 
 @functools.cache
+def _choose(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
+    if device_type != "cuda":
+        order: tuple[SDPBackend, ...] = ()
+    else:
+        order = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+        if half and torch.cuda.get_device_capability(device_index) >= (9, 0):
+            order = (SDPBackend.CUDNN_ATTENTION, *order)
+    log.info("attention on %s: %s", device_type, ", ".join(b.name for b in order) or "PyTorch's default")
+    return order
+
+
+@torch.compiler.assume_constant_result
 def backends(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
     """Return the attention backends for a device, the preferred one first; log the choice once.
 
     On Hopper and later cuDNN's kernels are ahead of FlashAttention-2 at head size 64; everywhere else
-    PyTorch's own order is kept. The list always ends in a backend that takes any input.
+    PyTorch's own order is kept. The list ends in a backend that takes any input; empty is PyTorch's default.
     """
-    if device_type != "cuda":
-        chosen: tuple[SDPBackend, ...] = ()
-    elif half and torch.cuda.get_device_capability(device_index) >= (9, 0):
-        chosen = (
-            SDPBackend.CUDNN_ATTENTION,
-            SDPBackend.FLASH_ATTENTION,
-            SDPBackend.EFFICIENT_ATTENTION,
-            SDPBackend.MATH,
-        )
-    else:
-        chosen = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
-    names = ", ".join(b.name for b in chosen) or "PyTorch's default"
-    log.info("attention on %s: %s", device_type, names)
-    return chosen
-
-
-_forced: contextvars.ContextVar[tuple[SDPBackend, ...] | None] = contextvars.ContextVar(
-    "forced", default=None
-)
+    return _choose(device_type, device_index, half)
 
 
 @contextlib.contextmanager
 def forced_backend(name: str) -> Iterator[None]:
-    """Use one backend, by its name in torch.nn.attention.SDPBackend, within the block: to compare them."""
-    token = _forced.set((SDPBackend.__members__[name],))
+    """Use one backend, by its name in torch.nn.attention.SDPBackend, within the block, in all threads.
+
+    For comparisons of backends; not for serving.
+    """
+    global _forced
+    _forced = (SDPBackend.__members__[name],)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = ()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -60,9 +59,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q [b, n, heads, head_dim]; k, v [b, m, heads, head_dim], any strides with a contiguous last axis, same
     dtype and device. Returns [b, n, heads, head_dim].
     """
-    order = _forced.get() or backends(
-        q.device.type, q.device.index, q.dtype in (torch.bfloat16, torch.float16)
-    )
+    order = _forced or backends(q.device.type, q.device.index, q.dtype in (torch.bfloat16, torch.float16))
     kernels = sdpa_kernel(list(order), set_priority=True) if order else contextlib.nullcontext()
     with kernels:
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))

@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -168,11 +169,11 @@ class Benchmark:
             while len(scene) < views:
                 scene.insert(self.image, self.camera(len(scene)))
             last = scene.views[-1]
-            insert = self.watch(lambda last=last: scene.replace(last, self.image, self.camera(last)))
+            insert = self.watch(partial(scene.replace, last, self.image, self.camera(last)))
             self.rows.append(Row("insert", views, 0, *insert, floor_ms=self.floor(views, 0, 1)))
             for targets in target_counts:
                 cameras = [self.camera(3 * i) for i in range(targets)]
-                render = self.watch(lambda cameras=cameras: scene.render(cameras))
+                render = self.watch(partial(scene.render, cameras))
                 self.rows.append(
                     Row("render", views, targets, *render, floor_ms=self.floor(views, targets, 0))
                 )
@@ -218,9 +219,7 @@ class Benchmark:
             while len(scene) < count:
                 scene.insert(self.image, self.camera(len(scene)))
             cameras = [self.camera(3 * i) for i in range(targets)]
-            result = self.watch(
-                lambda cameras=cameras, scene=scene: scene.render(cameras, max_views=max_views)
-            )
+            result = self.watch(partial(scene.render, cameras, max_views=max_views))
             floor = self.floor(max_views, targets, 0)
             self.rows.append(
                 Row(f"render {max_views} of {count} keyframes", max_views, targets, *result, floor_ms=floor)
@@ -240,14 +239,16 @@ class Benchmark:
 
 def table(rows: Sequence[Row]) -> str:
     lines = [
-        f"{'what':32} {'views':>5} {'targets':>7} {'median ms':>10} {'p99 ms':>8} {'baseline':>9} {'ratio':>6} {'of floor':>8}"
+        f"{'what':32} {'views':>5} {'targets':>7} {'median ms':>10} {'p99 ms':>8} {'baseline':>9} "
+        f"{'ratio':>6} {'of floor':>8}"
     ]
     for row in rows:
         plain = f"{row.baseline_ms:9.2f}" if row.baseline_ms else f"{'':9}"
         ratio = f"{row.baseline_ms / row.median_ms:5.2f}x" if row.baseline_ms else f"{'':6}"
         share = f"{100 * row.floor_ms / row.median_ms:7.0f}%" if row.floor_ms else ""
         lines.append(
-            f"{row.what:32} {row.views:5} {row.targets:7} {row.median_ms:10.2f} {row.p99_ms:8.2f} {plain} {ratio} {share}"
+            f"{row.what:32} {row.views:5} {row.targets:7} {row.median_ms:10.2f} {row.p99_ms:8.2f} "
+            f"{plain} {ratio} {share}"
         )
     return "\n".join(lines)
 
