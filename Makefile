@@ -34,10 +34,10 @@ export VIRTUAL_ENV := $(VENV)
 export AMENT_PREFIX_PATH := $(VENV)
 export CMAKE_PREFIX_PATH := $(VENV)
 export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
-# Fast DDS's default shared-memory segment loses images of 640x480 and above.
-export FASTDDS_BUILTIN_TRANSPORTS := LARGE_DATA
-# Whatever runs here must not reach a robot on the same network.
+# Whatever runs here must not reach a robot on the same network, and large images must arrive: the file says more.
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_localhost.xml
+export FASTDDS_BUILTIN_TRANSPORTS := LARGE_DATA
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 TEST_DATA_VARIABLE = "ELVSM_TEST_DATA"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,7 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Domains 1 to 101 are free of the ephemeral ports of Linux; 0 is the one that a robot nearby would use.
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    # Fast DDS's default shared-memory segment loses images of 640x480 and above.
+    # Fast DDS's default shared-memory segment loses images of 640x480 and above; the file says more.
+    os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_localhost.xml")
     os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "LARGE_DATA"
     # The ROS packages of PyPI take the virtual environment as their prefix.
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
@@ -40,13 +42,13 @@ def _torch_threads() -> None:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Return the root of the source tree."""
-    return Path(__file__).resolve().parents[1]
+    return ROOT
 
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Return the folder of golden figures; its README says what they are."""
-    return Path(__file__).resolve().parent / "golden"
+    return ROOT / "test" / "golden"
 
 
 @pytest.fixture(scope="session")
