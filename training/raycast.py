@@ -1,8 +1,8 @@
 """The ray caster: nearest hits of rays with a room's solids, shading, and images from them.
 
-Two ways lead to the same image. `dense` tests every ray against every object, a few objects at a time, in one small
-compiled function: right for a GPU and many small views. `windowed` tests each object only inside its bounding
-rectangle of each view: right for a CPU and few large views.
+Two ways lead to the same image. "dense" tests every ray against every object, a few objects at a time; "compiled" does
+it in one small compiled function: right for a GPU and many views of one shape. "windowed" tests each object only
+inside its bounding rectangle of each view: right for a CPU and few large views.
 """
 
 from __future__ import annotations
@@ -118,9 +118,11 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def _maybe_compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    # On a CPU compiling needs a C++ compiler and takes longer than what it saves on a few images.
-    return _compiled(function) if device.type == "cuda" else function
+def pick_method(method: str, device: torch.device) -> str:
+    """Turn "auto" into the method that suits a device: compiling pays on a GPU only."""
+    if method not in ("auto", "windowed", "dense", "compiled"):
+        raise ValueError(f"unknown method {method!r}: use 'auto', 'windowed', 'dense' or 'compiled'")
+    return method if method != "auto" else "compiled" if device.type == "cuda" else "windowed"
 
 
 def _packed(room: Room) -> Tensor:
@@ -130,12 +132,12 @@ def _packed(room: Room) -> Tensor:
     return torch.cat([centre, room.axes.flatten(-2), half], -1)
 
 
-def trace_dense(room: Room, o: Tensor, d: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def trace_dense(room: Room, o: Tensor, d: Tensor, t: Tensor, compiled: bool = False) -> tuple[Tensor, Tensor]:
     """Return nearest hits t, index [B, P] of rays o, d [3, B, P] before t; index -1: none."""
     index = torch.full(t.shape, -1, dtype=torch.int32, device=t.device)
     first = 0
     for kind, objects in zip(KINDS, _packed(room).split(list(room.counts), dim=1), strict=True):
-        step = _chunk_function(kind, t.device.type == "cuda")
+        step = _chunk_function(kind, compiled)
         count = objects.shape[1]
         # Whole chunks only, filled up with solids out of reach: one shape, one compilation.
         nowhere = constant((1e5, 1e5, 1e5, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1e-3, 1e-3, 1e-3), t.device)
@@ -429,20 +431,25 @@ def render_views(
     noise: float = 0.0,
     exposure: Tensor | None = None,
     generator: torch.Generator | None = None,
-    dense: bool | None = None,
+    method: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Render V views of each of B rooms.
 
     c2w [B, V, 4, 4] OpenCV camera-to-world, metres; fxfycxcy [B, V, 4] pixels; size (H, W) pixels. Each pixel averages
     supersampling**2 rays. noise: standard deviation of sensor noise in units of full scale, drawn from generator;
-    exposure [B, V]: factor on each view's light. dense: see the module; None takes what suits the device.
+    exposure [B, V]: factor on each view's light. method: see the module.
     Returns images uint8 [B, V, 3, H, W] and depth [B, V, H, W] float32: metres along the optical axis at the pixel's
     centre if supersampling is odd, else the smallest of its rays'.
     """
     b, views = c2w.shape[:2]
     device = room.device
     c2w, fxfycxcy = c2w.to(device).float(), fxfycxcy.to(device).float()
-    dense = device.type == "cuda" if dense is None else dense
+    method = pick_method(method, device)
+    dense = method != "windowed"
+
+    def run(function: Callable[..., Any]) -> Callable[..., Any]:
+        return _compiled(function) if method == "compiled" else function
+
     total = torch.zeros(3, b, views, size[0] * size[1], device=device)
     depth = torch.full((b, views, size[0] * size[1]), FAR, device=device)
     objects = _packed(room)
@@ -458,7 +465,7 @@ def render_views(
         spread = constant((0.16 * math.cos(2.4 * k), 0.16 * math.sin(2.4 * k), 0.0), device)
         lights = room.lights + (spread if supersampling > 1 else 0.0)
         if dense:
-            t, index = trace_dense(room, o, d, _maybe_compiled(_shell, device)(o, d, room.size))
+            t, index = trace_dense(room, o, d, run(_shell)(o, d, room.size), method == "compiled")
         else:
             parts = []
             for i in range(b):
@@ -469,19 +476,19 @@ def render_views(
             t = torch.stack([p[0] for p in parts]).reshape(b, -1)
             index = torch.stack([p[1] for p in parts]).reshape(b, -1)
             o = o4.expand_as(d4).reshape(3, b, -1)
-        hit = _maybe_compiled(_surface, device)(o, d, t, index, objects, room.size, room.skirting, room.counts)
+        hit = run(_surface)(o, d, t, index, objects, room.size, room.skirting, room.counts)
         point, normal = hit[0], hit[1]
         lit = torch.ones_like(t)
         if shadows:
             start = point + 2e-3 * normal
             if dense:
                 ray = lights[:, 0].T[:, :, None] - start
-                _, blocked = trace_dense(room, start, ray, torch.ones_like(t))
+                _, blocked = trace_dense(room, start, ray, torch.ones_like(t), method == "compiled")
                 lit = (blocked < 0).float()
             else:
                 for i in range(b):
                     lit[i] = (~_shadow_sparse(room.single(i), start[:, i], lights[i, 0])).float()
-        colour = _maybe_compiled(_shade, device)(
+        colour = run(_shade)(
             d, t, *hit, room.material, bank.texels, lit, lights, room.power, room.ambient, room.size, footprint,
             bank.size, bank.tiles, bank.levels,
         )  # fmt: skip

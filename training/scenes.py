@@ -59,11 +59,12 @@ def draw_scenes(
     views: int,
     size: tuple[int, int],
     seed: int | torch.Generator,
+    method: str = "auto",
 ) -> SceneBatch:
     """Draw `batch` rooms and render `views` images of size (H, W) pixels along a walk through each.
 
     Runs on the bank's device. seed: a number, or a CPU generator that is advanced. The same seed and bank give the
-    same scenes; consecutive views are neighbours on the walk.
+    same scenes; consecutive views are neighbours on the walk. method: see raycast.py.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     room = furnish(bank, batch, generator, bank.device)
@@ -72,8 +73,9 @@ def draw_scenes(
     fxfycxcy = draw_intrinsics(dice, views, size, config.fov)
     exposure = 1 + config.exposure * (2 * dice(views) - 1)
     images, depth = render_views(
-        room, bank, c2w, fxfycxcy, size, supersampling=config.supersampling, shadows=config.shadows, exposure=exposure
-    )
+        room, bank, c2w, fxfycxcy, size, supersampling=config.supersampling, shadows=config.shadows, exposure=exposure,
+        method=method,
+    )  # fmt: skip
     if config.noise > 0:
         sigma = 255 * config.noise * dice(1, 1, 1, 1) ** 2
         grain = torch.Generator(device=bank.device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))

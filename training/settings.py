@@ -35,8 +35,8 @@ class DataSettings:
     size: tuple[int, int] = (128, 128)
     views: int = 12
     draw_batch: int = 64
-    draw_every: int = 4
-    pool: int = 512
+    draw_every: int = 6
+    pool: int = 768
     tiles: int = 1536
     texture_size: int = 256
     scenes: SceneConfig = field(default_factory=SceneConfig)

@@ -7,6 +7,7 @@ python -m training.train --config config/train/demo.yaml        (one GPU, or the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import json
@@ -15,15 +16,17 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 import elvsm_core as ec
+import elvsm_core.attention
 
 from .evaluate import TEST_SEED, Frames, load_frames, neighbours, procedural_scenes, score
 from .optim import Optimiser, learning_rate
@@ -36,16 +39,24 @@ OFFICE_TARGETS = range(4, 196, 4)  # of an evaluation walk; later frames are kep
 
 
 class Clock:
-    """The run's progress in [0, 1], the same on all ranks: rank 0's clock is passed on every few steps."""
+    """The run's progress in [0, 1], the same on all ranks: rank 0's clock is passed on every few steps.
 
-    def __init__(self, minutes: float, steps: int, every: int = 10) -> None:
+    A number in the file `minutes` of the run's folder replaces the setting while the training runs: a machine that is
+    leased until some moment may turn out to have more time left, or less.
+    """
+
+    def __init__(self, minutes: float, steps: int, out: str, every: int = 10) -> None:
         self.minutes, self.steps, self.every = minutes, steps, every
+        self.file = Path(out) / "minutes"
         self.start = time.monotonic()
         self.progress = 0.0
         self.group = dist.new_group(backend="gloo") if _world() > 1 else None
 
     def update(self, step: int) -> float:
         if step % self.every == 0:
+            if _rank() == 0 and self.file.exists():
+                with contextlib.suppress(ValueError, OSError):
+                    self.minutes = max(0.01, float(self.file.read_text()))
             elapsed = (time.monotonic() - self.start) / (60 * self.minutes)
             value = torch.tensor([max(elapsed, step / self.steps if self.steps else 0.0)], dtype=torch.float64)
             if self.group is not None:
@@ -54,8 +65,16 @@ class Clock:
         return self.progress
 
 
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def _world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _training_kernels(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
+    return (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
 def compile_blocks(model: ec.EfficientLVSM) -> None:
@@ -63,6 +82,8 @@ def compile_blocks(model: ec.EfficientLVSM) -> None:
     import torch._dynamo
 
     torch._dynamo.config.cache_size_limit = 64
+    # One fixed choice: cuDNN's kernels plan every new shape anew, and training has many shapes.
+    elvsm_core.attention.backends = _training_kernels  # type: ignore[assignment]
     for block in model.input_self_attn_blocks:
         block.compile(dynamic=True)
     for block in model.self_cross_blocks:
@@ -159,16 +180,20 @@ def train(settings: TrainSettings) -> Path | None:
     seed = settings.seed * 10_000 + rank
     assert seed < TEST_SEED
     pool = ScenePool(settings.data, bank, torch.Generator().manual_seed(seed))
+    drawn = _seconds(pool.refresh, device)
     dice = torch.Generator(device=device).manual_seed(seed)
     monitor = Monitor(settings, raw.model, device) if rank == 0 else None
     if monitor:
         count = sum(p.numel() for p in model.parameters())
-        monitor.line(f"{count / 1e6:.1f} M parameters, {_world()} x {device}, set up in {time.monotonic() - start:.0f} s")
+        monitor.line(
+            f"{count / 1e6:.1f} M parameters, {_world()} x {device}, set up in {time.monotonic() - start:.0f} s, "
+            f"{1000 * drawn:.0f} ms to draw {settings.data.draw_batch} scenes of {settings.data.views} views"
+        )
     _warm_up(model, optimiser, pool, dice, settings, device)
     if monitor:
         monitor.line(f"compiled after {time.monotonic() - start:.0f} s")
 
-    clock = Clock(settings.minutes, settings.steps)
+    clock = Clock(settings.minutes, settings.steps, settings.out)
     total = torch.zeros(4, device=device)  # loss, mse, norm, dropped steps since the last line
     last, last_step = time.monotonic(), 0
     next_eval = settings.eval_minutes * 60
@@ -194,11 +219,13 @@ def train(settings: TrainSettings) -> Path | None:
             pace = (now - last) / (step - last_step)
             last, last_step = now, step
             if monitor:
+                memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
                 psnr = -10 * torch.log10(torch.tensor(max(values[1], 1e-9))).item()
                 monitor.line(
                     f"step {step} {100 * progress:.1f}% loss {values[0]:.5f} psnr {psnr:.2f} norm {values[2]:.3f} "
                     f"dropped {values[3] * settings.log_every:.0f} {1000 * pace:.1f} ms/step "
-                    f"{settings.batch * _world() / pace:.0f} scenes/s"
+                    f"{settings.batch * _world() / pace:.0f} scenes/s "
+                    f"{memory:.1f} GiB"
                 )
         if monitor and time.monotonic() - clock.start > next_eval:
             figures = monitor.evaluate(step)
@@ -213,6 +240,18 @@ def train(settings: TrainSettings) -> Path | None:
     if _world() > 1:
         dist.barrier()
     return path
+
+
+def _seconds(function: Callable[[], None], device: torch.device) -> float:
+    """Time a second call of a function."""
+    for _ in range(2):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.monotonic()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return time.monotonic() - start
 
 
 def make_model(settings: TrainSettings, device: torch.device) -> ec.EfficientLVSM:

@@ -54,8 +54,8 @@ def draw_walks(room: Room, frames: int, dice: Dice, candidates: int = 6) -> tupl
     b, device, k = len(room), room.device, candidates
     steps = torch.arange(frames, device=device, dtype=torch.float32)
     u = dice(k, 16)
-    stride = _log_uniform(u[..., 0], 0.03, 0.4)[..., None]
-    turn = _log_uniform(u[..., 1], math.radians(1.0), math.radians(16))[..., None]
+    stride = _log_uniform(u[..., 0], 0.04, 0.45)[..., None]
+    turn = _log_uniform(u[..., 1], math.radians(1.5), math.radians(20))[..., None]
     mode = u[..., 2]
     turn = torch.where((mode < 0.2)[..., None], 2.0 * turn, turn)
     stride = torch.where((mode < 0.2)[..., None], 0.3 * stride, stride)  # turning on the spot
@@ -91,7 +91,12 @@ def draw_walks(room: Room, frames: int, dice: Dice, candidates: int = 6) -> tupl
     position = torch.cat([path, height[..., None]], -1)
     poses = look(position, yaw + tremble[..., 0], pitch + tremble[..., 1], roll + tremble[..., 2])
     near = room.clearance(position.reshape(b, -1, 3)).reshape(b, k, frames, -1).amin(2) < MARGIN
-    best = near.float().sum(-1).argmin(1)
+    # Rather not a metre of wall filling the view all the time.
+    ahead = position + 1.1 * poses[..., :3, 2]
+    outside = (ahead[..., :2].abs() > room.size[:, None, None, :2] / 2).any(-1)
+    inside = room.clearance(ahead.reshape(b, -1, 3)).amin(-1).reshape(b, k, frames) < 0.05
+    cost = near.float().sum(-1) + 4 * (outside | inside).float().mean(-1)
+    best = cost.argmin(1)
     chosen = torch.arange(b, device=device)
     poses = poses[chosen, best]
     return poses, room.without_obstacles(poses[:, :, :3, 3], MARGIN)
