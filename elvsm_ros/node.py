@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 TICK = 0.1
 """Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+# The usual depth of 10 loses requests of a burst, and whoever sent them waits for ever.
+SERVICE_QOS = QoSProfile(depth=1000)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 Result = TransitionCallbackReturn
 
@@ -155,7 +157,9 @@ class ElvsmNode(LifecycleNode):
 
         def service(kind: type, name: str, callback: Callable[..., Any]) -> None:
             # Reentrant: several requests may wait for the device at the same time.
-            made: Any = self.create_service(kind, name, callback, callback_group=reentrant)
+            made: Any = self.create_service(
+                kind, name, callback, qos_profile=SERVICE_QOS, callback_group=reentrant
+            )
             self._entities.append(lambda: self.destroy_service(made))
 
         reentrant = ReentrantCallbackGroup()

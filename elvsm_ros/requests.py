@@ -24,8 +24,8 @@ class RequestError(ValueError):
 class Query:
     """Views to render.
 
-    T_world_cam: [4, 4] each. camera: of the images to return. render_size: (height, width) pixels to render at.
-    max_views: stored views to use at most; None: any number.
+    T_world_cam: [4, 4] each. camera: of the images to return. render_size: (height, width) pixels to render
+    at. max_views: stored views to use at most; None: any number.
     """
 
     T_world_cam: list[NDArray[np.float64]]
@@ -88,8 +88,9 @@ def parse(
     # A narrow strip asks for little and renders much.
     if len(poses) * max(width * height, rendered[0] * rendered[1]) > settings.max_render_pixels:
         raise RequestError(
-            f"{len(poses)} images of {width}x{height}, rendered at {rendered[1]}x{rendered[0]}, have more pixels than max_render_pixels "
-            f"({settings.max_render_pixels}): ask for fewer or smaller ones, or raise the parameter"
+            f"{len(poses)} images of {width}x{height}, rendered at {rendered[1]}x{rendered[0]}, have more "
+            f"pixels than max_render_pixels ({settings.max_render_pixels}): ask for fewer or smaller ones, or "
+            f"raise the parameter"
         )
     return Query(
         [_pose(index, pose) for index, pose in enumerate(poses)],

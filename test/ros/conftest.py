@@ -3,7 +3,55 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # For `rig`, which is no test and in no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from rig import NodeProcess, Peer, save_small_model, wait_until
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a small model with random weights; its own size is 32x32."""
+    return save_small_model(tmp_path_factory.mktemp("model") / "small.safetensors")
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def start_node(small_model: Path) -> Iterator[Callable[..., NodeProcess]]:
+    """Return a function that starts nodes, which end with the test."""
+    nodes: list[NodeProcess] = []
+
+    def start(*arguments: str, **parameters: Any) -> NodeProcess:
+        nodes.append(NodeProcess(*arguments, **{"model": str(small_model), **parameters}))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture(scope="module")
+def shared(small_model: Path) -> Iterator[tuple[NodeProcess, Peer]]:
+    """Return a node that the tests of a module share, with every log line, and a peer for it."""
+    node, peer = NodeProcess(model=str(small_model), log_period=0.0, status_period=0.1), Peer()
+    try:
+        node.wait_for("active")
+        wait_until(peer.connected, "the node and its peer to find each other")
+        yield node, peer
+        assert node.alive(), f"the node died:\n{node.output}"
+        assert "Traceback" not in node.output and "callback failed" not in node.output, node.output
+    finally:
+        node.close()
+        peer.close()

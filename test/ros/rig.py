@@ -85,12 +85,12 @@ class NodeProcess:
     """`python -m elvsm_ros.node` with parameters, its output kept."""
 
     def __init__(self, *arguments: str, **parameters: Any):
-        command = [sys.executable, "-m", "elvsm_ros.node", "--ros-args"]
+        command = [sys.executable, "-m", "elvsm_ros.node", "--ros-args", *arguments]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
         environment = dict(os.environ, OMP_NUM_THREADS="1", RCUTILS_LOGGING_BUFFERED_STREAM="0")
         self._process = subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=environment, cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
         self.lines: list[str] = []
@@ -248,6 +248,12 @@ class Peer:
         self, condition: Callable[[Status], bool], what: str, timeout: float = PATIENCE
     ) -> Status:
         wait_until(lambda: self.statuses and condition(self.statuses[-1]), f"a status with {what}", timeout)
+        return self.statuses[-1]
+
+    def fresh_status(self) -> Status:
+        """Return a status that was put together after this call (the first one may be under way already)."""
+        count = len(self.statuses)
+        wait_until(lambda: len(self.statuses) >= count + 2, "two more statuses")
         return self.statuses[-1]
 
     def insert(self, rgb: np.ndarray, T: np.ndarray) -> None:

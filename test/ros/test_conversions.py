@@ -21,14 +21,8 @@ from elvsm_ros.conversions import ConversionError, Intrinsics
 def image(data: np.ndarray, encoding: str, width: int, height: int, step: int | None = None) -> Image:
     """Make an Image of bytes laid out by hand, not by the code under test."""
     raw = array.array("B", data.tobytes())
-    return Image(
-        width=width,
-        height=height,
-        encoding=encoding,
-        step=step or len(raw) // height,
-        data=raw,
-        is_bigendian=0,
-    )
+    step = step or len(raw) // height
+    return Image(width=width, height=height, encoding=encoding, step=step, data=raw)
 
 
 COLOURS = np.array([[[200, 30, 60], [10, 220, 90]], [[40, 50, 240], [128, 128, 128]]], dtype=np.uint8)
@@ -101,7 +95,7 @@ def test_row_padding_is_skipped(trailing: int) -> None:
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "8UC3", "", "nonsense", "RGB8"])
 def test_encodings_without_colours_are_refused(encoding: str) -> None:
-    with pytest.raises(ConversionError, match="encoding.*publish one of mono8, rgb8"):
+    with pytest.raises(ConversionError, match=r"encoding.*publish one of mono8, rgb8"):
         conversions.image_to_rgb(image(np.zeros(64, np.uint8), encoding, 4, 4))
 
 
@@ -157,7 +151,7 @@ def test_damaged_files_are_refused() -> None:
             "header alone": data[:30],
         }
         for what, broken in damaged.items():
-            with pytest.raises(ConversionError, match="truncated or corrupt|neither JPEG nor PNG"):
+            with pytest.raises(ConversionError, match=r"truncated or corrupt|neither JPEG nor PNG"):
                 conversions.image_to_rgb(CompressedImage(format=kind, data=broken))
                 pytest.fail(f"{kind}, {what}")
     for nothing in (b"", b"not a picture", b"\x00" * 1000):

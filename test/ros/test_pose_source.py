@@ -50,7 +50,7 @@ def test_a_pose_at_the_very_stamp_needs_no_neighbour() -> None:
 def test_does_not_interpolate_over_a_gap() -> None:
     buffer = filled(0.0, 0.5, 1.1, gap=0.5)
     assert buffer.lookup(at(0.25)) is not None
-    with pytest.raises(PoseError, match="0.600 s apart") as error:
+    with pytest.raises(PoseError, match=r"0\.600 s apart") as error:
         buffer.lookup(at(0.8))
     assert error.value.reason == "gap"
     assert buffer.lookup(at(1.1)) is not None
