@@ -100,7 +100,7 @@ $(COLCON_VENV)/stamp: Makefile $(STAMPS)/python
 	@touch "$@"
 
 demo: $(STAMPS)/interfaces
-	@$(RUN) ROS_DOMAIN_ID=$$((RANDOM % 101 + 1)) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)")
+	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)")
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)

@@ -21,12 +21,22 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 OWN = {"elvsm", "elvsm_core", "elvsm_ros", "training"}
 # Python module: the package.xml dependency or the PyPI package that brings it, where the names differ.
 ROS_NAMES = {
-    "numpy": "python3-numpy",
-    "cv2": "python3-opencv",
-    "yaml": "python3-yaml",
-    "scipy": "python3-scipy",
+    name: f"python3-{key}"
+    for name, key in {
+        "PIL": "pil",
+        "cv2": "opencv",
+        "numpy": "numpy",
+        "scipy": "scipy",
+        "yaml": "yaml",
+    }.items()
 }
-PYPI_NAMES = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow", "skimage": "scikit-image"}
+PYPI_NAMES = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+}
 
 
 @pytest.fixture(scope="module")
