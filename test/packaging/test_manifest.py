@@ -21,14 +21,11 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
 OWN = {"elvsm", "elvsm_core", "elvsm_ros", "training"}
 # Python module: the package.xml dependency or the PyPI package that brings it, where the names differ.
 ROS_NAMES = {
-    name: f"python3-{key}"
-    for name, key in {
-        "PIL": "pil",
-        "cv2": "opencv",
-        "numpy": "numpy",
-        "scipy": "scipy",
-        "yaml": "yaml",
-    }.items()
+    "PIL": "python3-pil",
+    "cv2": "python3-opencv",
+    "numpy": "python3-numpy",
+    "scipy": "python3-scipy",
+    "yaml": "python3-yaml",
 }
 PYPI_NAMES = {
     "PIL": "pillow",
