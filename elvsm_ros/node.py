@@ -338,7 +338,7 @@ def run(args: list[str] | None = None) -> int:
         status = 0 if started or stop_asked else 1
     if not status:
         spinning.spin(node, executor, lambda: bool(stop_asked))
-    node.close(timeout=1.0)
+    node.close(timeout=0.5)
     executor.shutdown(timeout_sec=0.5)
     node.destroy_node()
     rclpy.try_shutdown()

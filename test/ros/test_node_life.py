@@ -1,0 +1,163 @@
+"""How the node starts, changes state, and ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rig import NodeProcess, Peer, picture, pose_at, wait_until
+
+from elvsm_ros import conversions
+
+Start = Callable[..., NodeProcess]
+
+
+def change(peer: Peer, transition: int, timeout: float = 60.0) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return peer.call(ChangeState, "/elvsm/change_state", request, timeout).success
+
+
+def state(peer: Peer) -> int:
+    return peer.call(GetState, "/elvsm/get_state", GetState.Request()).current_state.id
+
+
+def services(peer: Peer) -> set[str]:
+    return {name for name, _ in peer.node.get_service_names_and_types_by_node("elvsm", "/")}
+
+
+def test_lifecycle(start_node: Start, peer: Peer) -> None:
+    node = start_node(autostart=False)
+    assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+    assert "/elvsm/render_views" not in services(peer)
+    assert not change(peer, Transition.TRANSITION_ACTIVATE)
+    for _ in range(2):
+        assert change(peer, Transition.TRANSITION_CONFIGURE)
+        assert state(peer) == State.PRIMARY_STATE_INACTIVE
+        assert not peer.render([pose_at(0.0)]).success  # it answers, but has nothing to show yet
+        assert peer.image.get_subscription_count() == 0
+        assert change(peer, Transition.TRANSITION_ACTIVATE)
+        wait_until(peer.connected, "subscriptions")
+        peer.fresh_status()
+        peer.insert(picture(0), pose_at(0.0))
+
+        # Inactive, it looks at nothing more and goes on serving what it has seen.
+        assert change(peer, Transition.TRANSITION_DEACTIVATE)
+        wait_until(lambda: peer.image.get_subscription_count() == 0, "no subscription")
+        assert peer.render([pose_at(0.1)]).success
+        assert change(peer, Transition.TRANSITION_ACTIVATE)
+        wait_until(peer.connected, "subscriptions")
+        peer.insert(picture(1), pose_at(1.0))
+        assert peer.status.keyframes == 2
+
+        assert change(peer, Transition.TRANSITION_DEACTIVATE)
+        assert change(peer, Transition.TRANSITION_CLEANUP)
+        assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+        wait_until(lambda: "/elvsm/render_views" not in services(peer), "no service any more")
+    assert change(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    assert state(peer) == State.PRIMARY_STATE_FINALIZED
+    status, _ = node.signal(signal.SIGTERM)
+    assert status == 0, node.output
+
+
+def test_parameters_wait_for_configure(start_node: Start, peer: Peer) -> None:
+    node = start_node(autostart=False, model="/nowhere/none.safetensors")
+    assert not change(peer, Transition.TRANSITION_CONFIGURE)
+    assert "cannot configure" in node.output and "/nowhere/none.safetensors" in node.output
+    assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+    assert node.alive()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"model": "/nowhere/none.safetensors"}, "/nowhere/none.safetensors"),
+        ({"device": "abacus"}, "abacus"),
+        ({"image_size": "[33, 33]"}, "33"),
+        ({"pose_source": "stars"}, "pose_source must be one of pose, odom"),
+        ({"capacity": 0}, "capacity"),
+        ({"keyframe_distance": 1}, "keyframe_distance"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_ends_the_node_with_one_clear_line(
+    start_node: Start, parameters: dict, text: str
+) -> None:
+    node = start_node(**parameters)
+    assert node.wait() == 1
+    assert any(text in line for line in node.lines), node.output
+    assert "Traceback" not in node.output
+
+
+def test_a_truncated_model_file_is_named(start_node: Start, small_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(small_model.read_bytes()[:1000])
+    node = start_node(model=str(broken))
+    assert node.wait() == 1
+    assert any("cannot configure" in line and str(broken) in line for line in node.lines), node.output
+
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+
+
+@SIGNALS
+def test_ends_soon_when_idle(start_node: Start, peer: Peer, number: int) -> None:
+    node = start_node()
+    node.wait_for("active")
+    wait_until(peer.connected, "a connection")
+    status, seconds = node.signal(number)
+    assert status == 0 and seconds < 2.0, node.output
+    assert "Traceback" not in node.output
+
+
+@SIGNALS
+def test_ends_soon_while_rendering(start_node: Start, peer: Peer, number: int) -> None:
+    # 64 views at 512x512 keep this device busy for far longer than the two seconds.
+    node = start_node(max_render_pixels=10**9, render_resolution="requested")
+    node.wait_for("active")
+    wait_until(peer.connected, "a connection")
+    peer.insert(picture(0), pose_at(0.0))
+    from elvsm.srv import RenderViews
+
+    poses = [conversions.matrix_to_pose(pose_at(0.01 * i)) for i in range(64)]
+    request = RenderViews.Request(poses=poses, width=512, height=512)
+    future = peer.start_call(RenderViews, "/elvsm/render_views", request)
+    time.sleep(1.0)
+    assert not future.done(), "the render was too quick for this test to show anything"
+    status, seconds = node.signal(number)
+    assert status == 0 and seconds < 2.0, node.output
+    assert "Traceback" not in node.output
+
+
+@SIGNALS
+def test_ends_soon_while_starting_and_while_images_arrive(start_node: Start, peer: Peer, number: int) -> None:
+    done = threading.Event()
+
+    def publish() -> None:
+        i = 0
+        while not done.wait(0.01):
+            peer.send_frame(picture(i), pose_at(0.25 * i))
+            i += 1
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    try:
+        starting = start_node()
+        # It is in the graph as soon as rclpy has taken the signals over, and PyTorch is still being loaded.
+        wait_until(lambda: "elvsm" in peer.node.get_node_names(), "the node in the graph")
+        status, seconds = starting.signal(number)
+        assert status == 0 and seconds < 2.0, starting.output
+        running = start_node()
+        running.wait_for("active")
+        peer.wait_for_status(lambda s: s.keyframes_inserted > 3, "keyframes")
+        status, seconds = running.signal(number)
+        assert status == 0 and seconds < 2.0, running.output
+        assert "Traceback" not in starting.output + running.output
+    finally:
+        done.set()
+        publisher.join()
