@@ -93,7 +93,7 @@ class Settings:
     sync_timeout: float = _parameter(1.0, "Seconds that an image waits for its pose.", low=0.01, high=60.0)
     sync_queue: int = _parameter(30, "Images that wait for their pose at most.", low=1, high=1000)
     insert_queue: int = _parameter(
-        4, "Keyframes that wait for the device at most; beyond it the oldest is given up.", low=1, high=1000
+        16, "Keyframes that wait for the device at most; beyond it the oldest is given up.", low=1, high=1000
     )
 
     # Keyframes
