@@ -1,0 +1,354 @@
+"""Convert RealEstate10K between pixelSplat's chunks and LVSM's folders of PNG.
+
+`python -m training.convert SOURCE OUT --to folders` or `--to chunks`. It goes on where it was stopped: what
+is complete in OUT is kept, after a check. A frame that does not decode keeps its place and is recorded as
+missing, so that the frames after it stay the ones that an evaluation index means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from .chunks import ChunkError, open_chunk
+from .re10k import (
+    INDEX_NAME,
+    LIST_NAME,
+    DatasetError,
+    FrameError,
+    Scene,
+    Store,
+    decode,
+    open_store,
+    pack_cameras,
+)
+
+CHUNK_BYTES = 100_000_000
+"""Size at which pixelSplat starts a new chunk."""
+JPEG_QUALITY = 95
+
+Progress = Callable[[Iterable[str], str], Iterable[str]]
+
+
+@dataclasses.dataclass
+class Report:
+    """What a conversion did: keys of scenes, and for scenes with frames that are missing, which."""
+
+    written: list[str] = dataclasses.field(default_factory=list)
+    kept: list[str] = dataclasses.field(default_factory=list)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    missing: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.written)} scenes written, {len(self.kept)} were there, {len(self.failed)} failed"
+        ]
+        lines += [f"  {key}: frames {frames} are missing" for key, frames in sorted(self.missing.items())]
+        lines += [f"  {key} failed: {reason}" for key, reason in sorted(self.failed.items())]
+        return "\n".join(lines)
+
+
+def _quiet(keys: Iterable[str], description: str) -> Iterable[str]:
+    del description
+    return keys
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that is there as a whole or not at all, whenever the process is killed or the disk is
+    full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def encode(image: Image.Image | NDArray[np.uint8], encoding: str = "jpeg") -> bytes:
+    """Encode an image (uint8 [H, W, 3] or Pillow's) as "jpeg" (quality 95, colours at full resolution) or
+    "png"."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    stream = io.BytesIO()
+    if encoding == "jpeg":
+        picture.convert("RGB").save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    elif encoding == "png":
+        picture.save(stream, "PNG", compress_level=3)
+    else:
+        raise DatasetError(f"unknown encoding {encoding!r}: use 'jpeg' or 'png'")
+    return stream.getvalue()
+
+
+def chunk_entry(
+    key: str, images: Sequence[bytes], w2c: ArrayLike, relative_intrinsics: ArrayLike
+) -> dict[str, Any]:
+    """Return one scene as pixelSplat's chunks hold it.
+
+    images: encoded, no bytes for a frame that is missing; w2c [N, 4, 4]; relative_intrinsics [N, 4] fx, fy,
+    cx, cy as fractions of the image's width and height.
+    """
+    return {
+        "url": "",
+        "timestamps": torch.arange(len(images)),
+        "cameras": torch.from_numpy(pack_cameras(w2c, relative_intrinsics)),
+        "images": [
+            torch.frombuffer(bytearray(i), dtype=torch.uint8) if i else _NOTHING.clone() for i in images
+        ],
+        "key": key,
+    }
+
+
+_NOTHING = torch.zeros(0, dtype=torch.uint8)
+
+
+def write_chunk(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Write a chunk, a list of `chunk_entry`, atomically."""
+    stream = io.BytesIO()
+    torch.save(list(entries), stream)
+    write_bytes(path, stream.getvalue())
+
+
+def write_index(folder: Path) -> dict[str, str]:
+    """Write index.json (scene -> file) for the chunks in a folder, and return it."""
+    index = {key: file.name for file in sorted(folder.glob("*.torch")) for key in open_chunk(file).scenes}
+    write_bytes(folder / INDEX_NAME, json.dumps(index, indent=0).encode())
+    return index
+
+
+def to_folders(store: Store, out: Path, workers: int = 1, progress: Progress = _quiet) -> Report:
+    """Write every scene as images/<scene>/<frame>.png and metadata/<scene>.json, and the list of all.
+
+    A scene's JSON comes last, so a scene that has one is complete; it is kept when its cameras are those of
+    the source and every PNG passes its checksums. Frames that do not decode have an entry with "missing":
+    true and no file. A scene that cannot be read, or of which no frame decodes, is reported as failed.
+    OSError (a full disk) ends the conversion; the next one goes on.
+    """
+    report, out = Report(), out.absolute()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for key in progress(store.keys, "scenes"):
+            target = out / "metadata" / f"{key}.json"
+            try:
+                scene = store.scene(key)
+                missing = _finished(scene, target, pool)
+                if missing is None:
+                    missing = _write_folder(scene, out, pool)
+                    report.written.append(key)
+                else:
+                    report.kept.append(key)
+                if missing:
+                    report.missing[key] = missing
+            except (DatasetError, ChunkError) as error:
+                report.failed[key] = str(error)
+    done = sorted({*report.written, *report.kept})
+    lines = [str(out / "metadata" / f"{key}.json") for key in done]
+    write_bytes(out / LIST_NAME, "".join(f"{line}\n" for line in lines).encode())
+    return report
+
+
+def _png(out: Path, key: str, frame: int) -> Path:
+    return out / "images" / key / f"{frame:05d}.png"
+
+
+def _write_folder(scene: Scene, out: Path, pool: ThreadPoolExecutor) -> list[int]:
+    def write(frame: int) -> tuple[int, int] | None:
+        try:
+            image = scene.frame(frame).image
+        except FrameError:
+            return None
+        write_bytes(_png(out, scene.key, frame), encode(image, "png"))
+        return image.size
+
+    sizes = list(pool.map(write, range(len(scene))))
+    known = next((size for size in sizes if size), None)
+    if known is None:
+        raise DatasetError("none of its frames decodes")
+    frames = []
+    for i, size in enumerate(sizes):
+        entry = {
+            "image_path": str(_png(out, scene.key, i)),
+            "fxfycxcy": scene.pixels(i, size or known).tolist(),
+            "w2c": scene.w2c[i].tolist(),
+        }
+        frames.append(entry if size else entry | {"missing": True})
+    content = {"scene_name": scene.key, "frames": frames}
+    write_bytes(out / "metadata" / f"{scene.key}.json", json.dumps(content).encode())
+    return [i for i, size in enumerate(sizes) if size is None]
+
+
+def _finished(scene: Scene, metadata: Path, pool: ThreadPoolExecutor) -> list[int] | None:
+    """Return the missing frames of a scene that is written completely and correctly, None for any other."""
+    try:
+        frames = json.loads(metadata.read_text())["frames"]
+        w2c = np.array([frame["w2c"] for frame in frames])
+        missing = [i for i, frame in enumerate(frames) if frame.get("missing")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if w2c.shape != scene.w2c.shape or not np.array_equal(w2c, scene.w2c):
+        return None
+
+    def intact(frame: int) -> bool:
+        try:
+            with Image.open(_png(metadata.parents[1], scene.key, frame)) as image:
+                pixels = scene.pixels(frame, image.size)
+                image.verify()
+        except (OSError, SyntaxError, ValueError):
+            return False
+        return bool(np.allclose(pixels, frames[frame]["fxfycxcy"], rtol=1e-9))
+
+    def decodes(frame: int) -> bool:
+        try:
+            scene.frame(frame)
+        except FrameError:
+            return False
+        return True
+
+    there = [i for i in range(len(frames)) if i not in set(missing)]
+    if any(pool.map(decodes, missing)):  # the source was repaired
+        return None
+    return missing if all(pool.map(intact, there)) else None
+
+
+def to_chunks(
+    store: Store,
+    out: Path,
+    encoding: str = "jpeg",
+    chunk_bytes: int = CHUNK_BYTES,
+    progress: Progress = _quiet,
+) -> Report:
+    """Write every scene into chunks of about chunk_bytes, 000000.torch onwards, and index.json.
+
+    Images that are in `encoding` already are copied byte by byte, others are encoded. Scenes that a chunk
+    in `out` holds with the same cameras, complete, are kept; the scenes of a damaged chunk, which is
+    renamed, are written again. Frames and errors as in `to_folders`: a frame that does not decode becomes
+    one of no bytes.
+    """
+    report, out = Report(), out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    present: dict[str, Path] = {}
+    for file in sorted(out.glob("*.torch")):
+        try:
+            present |= dict.fromkeys(open_chunk(file).scenes, file)
+        except ChunkError:
+            file.rename(file.with_name(f"{file.name}.damaged"))
+    names = _free_names(out)
+    pending: list[dict[str, Any]] = []
+    size = 0
+
+    def flush() -> None:
+        nonlocal pending, size
+        if pending:
+            write_chunk(next(names), pending)
+            report.written += [entry["key"] for entry in pending]
+        pending, size = [], 0
+
+    for key in progress(store.keys, "scenes"):
+        try:
+            scene = store.scene(key)
+            if key in present:
+                missing = _same(scene, present[key])
+                if missing is None:
+                    raise DatasetError(
+                        f"{present[key].name} holds another scene of this name: delete that chunk"
+                    )
+                report.kept.append(key)
+            else:
+                entry, missing = _encode_scene(scene, encoding)
+                pending.append(entry)
+                size += sum(len(image) for image in entry["images"])
+            if missing:
+                report.missing[key] = missing
+        except (DatasetError, ChunkError) as error:
+            report.failed[key] = str(error)
+        if size >= chunk_bytes:
+            flush()
+    flush()
+    write_index(out)
+    return report
+
+
+def _free_names(folder: Path) -> Iterator[Path]:
+    number = 0
+    while True:
+        path = folder / f"{number:06d}.torch"
+        if not path.exists():
+            yield path
+        number += 1
+
+
+def _same(scene: Scene, file: Path) -> list[int] | None:
+    """Return the missing frames of the scene as a chunk holds it, None when the chunk's has other cameras."""
+    written = open_chunk(file).scenes[scene.key]
+    expected = scene.w2c[:, :3].reshape(len(scene), 12).astype(np.float32)
+    if written.cameras.shape[0] != len(scene) or not np.array_equal(written.cameras[:, 6:], expected):
+        return None
+    return [int(i) for i in np.flatnonzero(written.frames[:, 2] == 0)]
+
+
+def _encode_scene(scene: Scene, encoding: str) -> tuple[dict[str, Any], list[int]]:
+    images, intrinsics, missing = [], np.zeros((len(scene), 4)), []
+    for i in range(len(scene)):
+        data = scene.encoded(i)
+        try:
+            image = decode(data, f"frame {i} of scene {scene.key}")
+        except FrameError:
+            missing.append(i)
+            images.append(b"")
+            continue
+        width, height = image.size
+        intrinsics[i] = scene.pixels(i, image.size) / (width, height, width, height)
+        images.append(data if (image.format or "").lower() == encoding else encode(image, encoding))
+    if len(missing) == len(scene):
+        raise DatasetError("none of its frames decodes")
+    # The cameras of missing frames have to be written, too: the nearest frame's intrinsics.
+    good = np.setdiff1d(np.arange(len(scene)), missing)
+    for i in missing:
+        intrinsics[i] = scene.intrinsics[i] if scene.relative else intrinsics[good[np.abs(good - i).argmin()]]
+    return chunk_entry(scene.key, images, scene.w2c, intrinsics), missing
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.convert", description="Convert RealEstate10K.")
+    parser.add_argument(
+        "source", help="chunks (a file or a folder), or a list file or the folder that holds it"
+    )
+    parser.add_argument("out", type=Path, help="folder to write to; what is complete in it is kept")
+    parser.add_argument("--to", choices=("folders", "chunks"), required=True)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that encode PNG")
+    parser.add_argument("--encoding", choices=("jpeg", "png"), default="jpeg", help="of images in chunks")
+    options = parser.parse_args(arguments)
+    from rich.progress import track
+
+    def bar(keys: Iterable[str], description: str) -> Iterable[str]:
+        return track(list(keys), description)
+
+    try:
+        store = open_store(options.source)
+        if options.to == "folders":
+            report = to_folders(store, options.out, options.workers, bar)
+        else:
+            report = to_chunks(store, options.out, options.encoding, progress=bar)
+    except (DatasetError, OSError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(report)
+    if report.failed:
+        parser.exit(1)
+
+
+if __name__ == "__main__":
+    main()
