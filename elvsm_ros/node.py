@@ -320,6 +320,9 @@ def run(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM, and return the exit status."""
     # Without it images of 640x480 and more vanish: the default shared memory segment is too small for them.
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    # Read when PyTorch is loaded: its threads must not burn a core while they wait for each other. On two cores
+    # with other work to do, that made renders several times as slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop_asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):  # no KeyboardInterrupt in the middle of the clean-up
         signal.signal(number, lambda number, frame: stop_asked.append(number))

@@ -88,7 +88,7 @@ class NodeProcess:
         command = [sys.executable, "-m", "elvsm_ros.node", "--ros-args", *arguments]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
-        environment = dict(os.environ, OMP_NUM_THREADS="1", RCUTILS_LOGGING_BUFFERED_STREAM="0")
+        environment = dict(os.environ, RCUTILS_LOGGING_BUFFERED_STREAM="0")
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=environment, cwd=Path(__file__).resolve().parents[2],

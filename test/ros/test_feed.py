@@ -1,0 +1,213 @@
+"""Candidates, the device's thread and the books about keyframes, with the real engine and no node around it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rig import CAMERA, header, picture, pose_at
+from sensor_msgs.msg import CameraInfo
+
+from elvsm_core.keyframes import admit
+from elvsm_ros import conversions, requests
+from elvsm_ros.engine import Engine
+from elvsm_ros.feed import KeyframeFeed
+from elvsm_ros.intake import Intake
+from elvsm_ros.parameters import Settings
+from elvsm_ros.reports import Reports
+from elvsm_ros.worker import Worker
+
+PATIENCE = 20
+
+
+class Rig:
+    """A feed whose executor is the test: `settle` runs what other threads handed over."""
+
+    def __init__(self, model: Path, **settings: Any):
+        self.settings = Settings.from_values({"model": str(model), "device": "cpu", **settings})
+        self.lines: list[str] = []
+        reports = Reports(self.lines.append, period=0.0)
+        self.worker: Worker[Engine] = Worker(
+            lambda: Engine(self.settings), self.settings.insert_queue, self.settings.render_queue
+        )
+        self.worker.started.result(60)
+        self.intake = Intake(self.settings, admit, reports)
+        self.changes = 0
+        self._handed_over: list[tuple[Any, ...]] = []
+        self.feed = KeyframeFeed(self.intake, self.worker, reports, self._later, self._changed)
+        self._stamp = 0
+
+    def _later(self, *call: Any) -> None:
+        self._handed_over.append(call)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def show(self, T: np.ndarray, seed: int = 0, **changes: Any) -> None:
+        """Let a frame arrive."""
+        self._stamp += 10**9
+        stamp = header(self._stamp, "map")
+        self.intake.add_camera_info(conversions.camera_info(CAMERA, stamp))
+        self.intake.add_pose(stamp.stamp, "map", conversions.matrix_to_pose(T))
+        message = conversions.rgb_to_image(picture(seed), stamp)
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.intake.add_image(message, 0.0)
+        self.feed.advance()
+
+    def block(self) -> threading.Event:
+        """Keep the device busy until the event is set."""
+        entered, leave = threading.Event(), threading.Event()
+
+        def job(engine: Engine) -> None:
+            entered.set()
+            leave.wait(PATIENCE)
+
+        self.worker.call(job)
+        assert entered.wait(PATIENCE)
+        return leave
+
+    def settle(self) -> None:
+        """Wait until the device is through with what was asked, and take note of it."""
+        while len(self.worker):
+            self.worker.call(lambda engine: None).result(PATIENCE)
+        self.worker.call(lambda engine: None).result(PATIENCE)
+        while self._handed_over:
+            callback, *args = self._handed_over.pop(0)
+            callback(*args)
+
+    @staticmethod
+    async def wait(future: Future) -> Any:
+        return future.result(PATIENCE)
+
+    def render(self, T: np.ndarray, **fields: Any) -> np.ndarray:
+        context = requests.Context(self.settings, "map", CAMERA, (32, 32), 8)
+        pose = conversions.matrix_to_pose(T)
+        query = requests.parse(context, "", [pose], CameraInfo(), 0, 0, 0, "")
+        rendered = self.worker.call(lambda engine: engine.render(query, 90, header(0, "x"))).result(PATIENCE)
+        return rendered.images[0]
+
+
+@pytest.fixture
+def make(small_model: Path) -> Any:
+    rigs: list[Rig] = []
+
+    def make(**settings: Any) -> Rig:
+        rigs.append(Rig(small_model, **settings))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        assert rig.worker.stop(PATIENCE)
+
+
+def test_candidates_become_keyframes_in_order(make: Any) -> None:
+    rig = make()
+    for i in range(4):
+        rig.show(pose_at(0.5 * i), i)
+    rig.settle()
+    positions = [pose.position.x for pose in rig.feed.keyframes.values()]
+    assert positions == [0.0, 0.5, 1.0, 1.5]
+    assert rig.feed.inserted == rig.changes == 4 and rig.lines == []
+
+
+def test_a_busy_device_gets_the_newest_and_the_dropped_may_come_again(make: Any) -> None:
+    rig = make(insert_queue=2)
+    leave = rig.block()
+    for i in range(5):
+        rig.show(pose_at(0.5 * i), i)
+    leave.set()
+    rig.settle()
+    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0]
+    assert rig.intake.counters.images_dropped == 3
+    rig.show(pose_at(0.5), 1)
+    rig.settle()
+    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0, 0.5]
+
+
+def test_an_image_that_turns_out_bad_leaves_everything_as_it_was(make: Any) -> None:
+    rig = make()
+    rig.show(pose_at(0.0), 1)
+    rig.settle()
+    before = rig.render(pose_at(0.1))
+    rig.show(pose_at(1.0), 2, encoding="32FC1")
+    rig.settle()
+    assert rig.intake.counters.images_rejected == 1 and "'32FC1'" in rig.lines[0]
+    assert len(rig.feed.keyframes) == 1
+    np.testing.assert_array_equal(rig.render(pose_at(0.1)), before)
+    rig.show(pose_at(1.0), 2)
+    rig.settle()
+    assert len(rig.feed.keyframes) == 2
+
+
+def test_a_fault_of_the_device_is_named_and_the_next_image_is_taken(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make()
+
+    def fail(self: Engine, candidate: Any) -> None:
+        raise MemoryError("the device is full")
+
+    with monkeypatch.context() as patch:  # a fault that cannot be had for real here
+        patch.setattr(Engine, "insert", fail)
+        rig.show(pose_at(0.0))
+        rig.settle()
+    assert rig.lines == ["internal: inserting a keyframe failed: MemoryError: the device is full"]
+    rig.show(pose_at(0.0))
+    rig.settle()
+    assert len(rig.feed.keyframes) == 1
+
+
+def test_the_place_of_an_evicted_keyframe_is_free_again(make: Any) -> None:
+    rig = make(max_keyframes=3)
+    for i in range(5):
+        rig.show(pose_at(1.0 * i), i)
+    rig.settle()
+    assert rig.feed.evicted == 2 and len(rig.feed.keyframes) == 3
+    assert len(rig.intake.admission) == 3
+    left = {pose.position.x for pose in rig.feed.keyframes.values()}
+    gone = ({0.0, 1.0, 2.0, 3.0, 4.0} - left).pop()
+    rig.show(pose_at(gone), 9)
+    rig.settle()
+    assert gone in {pose.position.x for pose in rig.feed.keyframes.values()}
+
+
+def test_reset_while_images_are_under_way(make: Any) -> None:
+    rig = make()
+    rig.show(pose_at(0.0), 0)
+    rig.settle()
+    leave = rig.block()
+    rig.show(pose_at(1.0), 1)
+    threading.Timer(0.1, leave.set).start()
+    assert asyncio.run(rig.feed.reset(rig.wait)) == 1
+    rig.settle()
+    assert not rig.feed.keyframes and len(rig.intake.admission) == 0
+    with pytest.raises(ValueError, match="no keyframe yet"):
+        rig.render(pose_at(0.0))
+    # Its clock may begin anew, and what was there before keeps nothing out.
+    rig._stamp = 0
+    rig.show(pose_at(0.0), 5)
+    rig.settle()
+    assert len(rig.feed.keyframes) == 1
+    assert rig.worker.call(lambda engine: len(engine.scene)).result(PATIENCE) == 1
+
+
+def test_pause_lets_nothing_through_once_it_is_answered(make: Any) -> None:
+    rig = make()
+    leave = rig.block()
+    rig.show(pose_at(0.0), 0)
+    threading.Timer(0.1, leave.set).start()
+    asyncio.run(rig.feed.pause(True, rig.wait))
+    rig.settle()
+    rig.show(pose_at(1.0), 1)
+    rig.settle()
+    assert not rig.feed.keyframes
+    asyncio.run(rig.feed.pause(False, rig.wait))
+    rig.show(pose_at(1.0), 1)
+    rig.settle()
+    assert len(rig.feed.keyframes) == 1
