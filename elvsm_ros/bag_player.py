@@ -1,0 +1,132 @@
+"""Play a recording over DDS in real time: python -m elvsm_ros.bag_player BAG.
+
+The serialised messages go out as they are, with their original stamps; nothing is decoded. Unlike
+`ros2 bag play` this needs no ROS installation, and it can wait for its listeners.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from elvsm_ros.bag_reader import SECOND, Bag, BagError, Topic, message_class
+
+QUEUE = 100
+"""Messages per topic that are kept for listeners that are behind."""
+
+
+def play(
+    node: Any,
+    bag: Bag,
+    topics: Sequence[str],
+    rate: float,
+    stop: threading.Event,
+    wait: float,
+    seconds: float | None,
+) -> int:
+    """Publish a bag's topics at `rate` times real time, and return the number of messages published.
+
+    wait: seconds that every topic is given to find a listener before playing begins; 0: begin at once.
+    seconds: of the recording. Ends early when `stop` is set. Raises BagError, TimeoutError.
+    """
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+    # Reliable suits listeners of both kinds; best effort would leave out those who ask for every message.
+    qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
+    publishers = {
+        name: node.create_publisher(message_class(bag.topics[name].type), name, qos) for name in topics
+    }
+    _wait_for_listeners(publishers, wait, stop)
+    count, begin, first = 0, time.monotonic(), None
+    for topic, stamp, cdr in bag.raw(topics, seconds):
+        first = stamp if first is None else first
+        ahead = (stamp - first) / SECOND / rate - (time.monotonic() - begin)
+        if (ahead > 0 and stop.wait(ahead)) or stop.is_set():
+            break
+        publishers[topic.name].publish(cdr)
+        count += 1
+    # Leaving takes with it what has not been delivered yet.
+    stop.wait(0.5)
+    return count
+
+
+def _wait_for_listeners(publishers: dict[str, Any], wait: float, stop: threading.Event) -> None:
+    end = time.monotonic() + wait
+    while wait > 0 and not stop.is_set():
+        lonely = [name for name, publisher in publishers.items() if not publisher.get_subscription_count()]
+        if not lonely:
+            return
+        if time.monotonic() > end:
+            raise TimeoutError(f"nobody listens to {', '.join(lonely)} after {wait:g} s")
+        stop.wait(0.05)
+
+
+def playable(bag: Bag) -> list[Topic]:
+    """Return the topics that have messages of types which are installed."""
+    found = []
+    for topic in bag.topics.values():
+        try:
+            message_class(topic.type)
+        except (BagError, ValueError):
+            continue
+        if topic.count:
+            found.append(topic)
+    return found
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m elvsm_ros.bag_player", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("bag", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
+    parser.add_argument("--topics", nargs="+", help="topics to play (all)")
+    parser.add_argument("--rate", type=float, default=1.0, help="times real time (1)")
+    parser.add_argument("--seconds", type=float, help="how much of the recording (all)")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, help="seconds to wait for a listener on every topic (0)"
+    )
+    options = parser.parse_args(arguments)
+    if not options.rate > 0:
+        parser.error(f"--rate must be positive, got {options.rate}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play until the end, SIGINT or SIGTERM: status 0. Status 2 for a bag that cannot be played."""
+    options = parse(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("elvsm_bag_player", enable_rosout=False, start_parameter_services=False)
+    try:
+        with Bag(options.bag) as bag:
+            topics = options.topics or [topic.name for topic in playable(bag)]
+            missing = [name for name in topics if name not in bag.topics]
+            if missing:
+                raise BagError(f"{bag.path} has no topic {missing[0]}; it has {', '.join(bag.topics)}")
+            begin = time.monotonic()
+            count = play(node, bag, topics, options.rate, stop, options.wait, options.seconds)
+            print(
+                f"played {count} messages on {len(topics)} topics in {time.monotonic() - begin:.1f} s",
+                flush=True,
+            )
+    except (BagError, TimeoutError) as error:
+        print(f"bag_player: {error}", file=sys.stderr)
+        return 2
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

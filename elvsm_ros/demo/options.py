@@ -1,0 +1,107 @@
+"""The demo's command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the demo is told; `parse` says what each means."""
+
+    bag: Path | None
+    out: Path
+    model: str
+    device: str
+    rate: float
+    seconds: float | None
+    seed: int
+    max_views: int
+    every: float
+    image_topic: str | None
+    camera_info_topic: str | None
+    pose_topic: str | None
+    body_to_camera: tuple[float, ...]
+    film_frames: int
+    picture: Path | None
+    domain: int | None
+
+
+def parse(arguments: Sequence[str] | None) -> Options:
+    """Read the command line. Exits with status 2 and a message when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="elvsm_demo",
+        description="Play a camera walk into the node and report how well it renders held-out views. Without "
+        "a recording, a walk through a room is drawn first.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--bag",
+        type=Path,
+        metavar="PATH",
+        help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag to play; none: draw a walk",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("demo_out"),
+        metavar="FOLDER",
+        help="where report, video and drawn walk go",
+    )
+    add("--model", default="demo", help="'demo' (bundled) or the path of a .safetensors or .pt file")
+    add("--device", default="auto", help="PyTorch device of the node")
+    add("--rate", type=_positive, default=1.0, help="speed of playing, times real time")
+    add(
+        "--seconds",
+        type=_positive,
+        help="length of the walk that is drawn (40), or how much of the recording to play",
+    )
+    add("--seed", type=int, default=1, help="which room and walk is drawn")
+    add(
+        "--max-views",
+        type=_count,
+        default=0,
+        help="keyframes that a render uses at most; 0: the node's default",
+    )
+    add(
+        "--every",
+        type=_positive,
+        default=1.0,
+        metavar="SECONDS",
+        help="time of the walk between two held-out views",
+    )
+    add("--image-topic", help="Image or CompressedImage topic, where the recording has several")
+    add("--camera-info-topic", help="CameraInfo topic, where the recording has several")
+    add("--pose-topic", help="PoseStamped or Odometry topic, where the recording has several")
+    add(
+        "--body-to-camera",
+        type=float,
+        nargs=7,
+        default=[0, 0, 0, 0, 0, 0, 1],
+        metavar="V",
+        help="pose x y z qx qy qz qw of the camera's optical frame in the frame whose poses were recorded",
+    )
+    add("--film-frames", type=_count, default=120, help="views rendered for the video; 0: no video")
+    add("--picture", type=Path, metavar="FILE.png", help="write a picture of a few held-out views as well")
+    add("--domain", type=int, help="ROS_DOMAIN_ID, to look on with other tools; none: one that nobody uses")
+    options = vars(parser.parse_args(arguments))
+    options["body_to_camera"] = tuple(float(v) for v in options["body_to_camera"])
+    return Options(**options)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value

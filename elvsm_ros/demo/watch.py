@@ -1,0 +1,158 @@
+"""Follow a walk: ask the node for held-out views while the camera moves on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from elvsm_ros.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
+from elvsm_ros.conversions import RGB, parts_to_matrix
+from elvsm_ros.demo.client import Client, Reply
+from elvsm_ros.demo.heldout import Thresholds, View, Walked, fit, psnr
+from elvsm_ros.demo.options import Options
+from elvsm_ros.demo.results import HeldOut, Results
+from elvsm_ros.parameters import Settings
+from elvsm_ros.processes import Child
+
+TICK = 0.03
+
+
+class Watch:
+    """The client's knowledge of a walk that is being played: what has passed, what the node keeps of it.
+
+    processes: node and player. Raises BagError for a recording without a single image whose pose is known.
+    """
+
+    def __init__(
+        self, options: Options, client: Client, bag: Bag, streams: Streams, processes: Sequence[Child]
+    ):
+        self.client, self.size = client, (0, 0)
+        self._options, (self._node, self._player) = options, processes
+        body_to_camera = np.asarray(options.body_to_camera)
+        settings = Settings()
+        seconds = options.seconds if options.bag is not None else None
+        self.frames = PosedFrames(
+            bag, streams, parts_to_matrix(body_to_camera[:3], body_to_camera[3:]), settings.pose_gap, seconds
+        )
+        thresholds = Thresholds(settings.keyframe_distance, math.radians(settings.keyframe_angle))
+        frames = iter(self.frames)
+        first = next(frames, None)
+        if first is None:
+            reasons = (
+                ", ".join(f"{reason} ({count})" for reason, count in self.frames.skipped.items())
+                or "no images"
+            )
+            raise BagError(
+                f"{bag.path}: no image on {streams.image.name} has a pose on {streams.pose.name}: {reasons}; "
+                f"the stamps of both must be of the same clock"
+            )
+        self._start = first.stamp
+        self._length = (bag.duration if seconds is None else min(seconds, bag.duration)) or 1.0
+        self.walked = Walked(itertools.chain([first], frames), thresholds)
+        self._views: list[HeldOut] = []
+
+    def follow(self, progress: Progress) -> Results:
+        """Ask for held-out views until the player has ended. Raises ProcessDied, CallFailed, BagError."""
+        task = progress.add_task("", total=round(self._length), note="s")
+        asked = after = 0  # stamps: the clock when a view was last asked for, and that view's own
+        while self._player.status is None:
+            self._node.check()
+            self.look()
+            clock = self.client.clock
+            if clock - asked >= self._options.every * SECOND:
+                view = self._ask(after, clock)
+                if view is not None:
+                    asked, after = clock, self._start + round(view.time * SECOND)
+                    self._views.append(view)
+            seconds = max(0.0, min((clock - self._start) / SECOND, self._length))
+            progress.update(task, completed=round(seconds), note=self._note())
+            time.sleep(TICK)
+        self._player.check()
+        progress.update(task, completed=round(self._length), note=self._note())
+        self._settle()
+        status = self.client.status
+        received, dropped = (status.images_received, status.images_dropped) if status else (0, 0)
+        return Results(self._views, self.client.keyframes, np.stack(self.walked.path), received, dropped)
+
+    def look(self) -> None:
+        """Take note of what has gone over the network since the last look."""
+        self.walked.advance(self.client.clock)
+        self.walked.learn(self.client.keyframes)
+
+    def render(self, frame: Frame) -> tuple[View, Reply]:
+        """Return a frame as the model would see it, and the node's render of that with the same camera."""
+        truth = fit(frame, self.size)
+        return truth, self.client.render([frame.T_world_cam], truth.camera, self._options.max_views)
+
+    def nearest(self, frame: Frame) -> tuple[RGB | None, float]:
+        """Return the image of the keyframe that is nearest to a frame, and its distance in metres."""
+        keyframes = self.client.keyframes
+        T = keyframes[self.walked.nearest(frame.T_world_cam, keyframes)[0]]
+        metres = float(np.linalg.norm(T[:3, 3] - frame.T_world_cam[:3, 3]))
+        return self.walked.keyframe_image(T, self.size), metres
+
+    def is_keyframe(self, frame: Frame) -> bool:
+        """Tell whether a frame is among the node's keyframes now."""
+        return self.walked.is_keyframe(frame, self.client.keyframes)
+
+    def _ask(self, after: int, clock: int) -> HeldOut | None:
+        keyframes = self.client.keyframes
+        frame = self.walked.candidate(keyframes, after, clock)
+        if frame is None:
+            return None
+        if self.size == (0, 0):
+            # Asked without a camera, the node answers at its model's own size.
+            height, width = self.client.render([frame.T_world_cam]).images[0].shape[:2]
+            self.size = (height, width)
+        copy, metres = self.nearest(frame)
+        if copy is None:
+            return None
+        truth, reply = self.render(frame)
+        self.look()
+        if self.is_keyframe(frame):  # it became one while it was rendered
+            return None
+        return self._measured(truth, reply, copy, metres, keyframes)
+
+    def _measured(
+        self, truth: View, reply: Reply, copy: RGB, metres: float, keyframes: NDArray[np.float64]
+    ) -> HeldOut:
+        image = reply.images[0]
+        return HeldOut(
+            (truth.stamp - self._start) / SECOND,
+            truth.T_world_cam,
+            truth.image,
+            image,
+            copy,
+            psnr(image, truth.image),
+            psnr(copy, truth.image),
+            reply.round_trip,
+            reply.inside,
+            reply.support[0],
+            len(keyframes),
+            reply.views_used,
+            metres,
+        )
+
+    def _settle(self, timeout: float = 10.0) -> None:
+        """Wait until the node has dealt with all it was sent."""
+        end, quiet, count = time.monotonic() + timeout, time.monotonic(), -1
+        while time.monotonic() < min(end, quiet + 1.5):
+            self._node.check()
+            self.look()
+            if len(self.client.keyframes) != count:
+                count, quiet = len(self.client.keyframes), time.monotonic()
+            time.sleep(TICK)
+
+    def _note(self) -> str:
+        note = f"s, {len(self.client.keyframes)} keyframes"
+        if self._views:
+            render = np.mean([v.psnr_render for v in self._views])
+            copy = np.mean([v.psnr_nearest for v in self._views])
+            note += f", {len(self._views)} renders {render:.1f} dB, copies {copy:.1f}"
+        return note
