@@ -134,23 +134,29 @@ def read_weights(path: Path) -> tuple[list[tuple[NDArray[Any], NDArray[Any]]], l
     return pairs, [heads[i] for i in sorted(heads)]
 
 
-def import_lpips() -> Any:
-    """Import the `lpips` package; MetricError where it is not installed.
+def import_torchvision() -> None:
+    """Import torchvision, also where its binary operators do not fit the installed torch.
 
-    `lpips` imports torchvision, whose binary operators do not load beside a torch build of another kind (a
-    CPU build of torch with torchvision from PyPI). `lpips` uses none of them, so the two that torchvision
-    looks up on import are declared then.
+    They do not load beside a build of torch of another kind (torch for the CPU, torchvision from PyPI). For
+    those who need none of them, the two that torchvision looks up on import are declared then. Raises
+    ImportError.
     """
     try:
-        try:
-            importlib.import_module("torchvision")
-        except RuntimeError as error:
-            if "torchvision::nms" not in str(error):
-                raise
-            for name in ("nms", "qnms"):
-                torch.library.define(
-                    f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                )
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        importlib.import_module("torchvision")
+
+
+def import_lpips() -> Any:
+    """Import the `lpips` package; MetricError where it is not installed."""
+    try:
+        import_torchvision()
         return importlib.import_module("lpips")
     except ImportError as error:
         raise MetricError(
