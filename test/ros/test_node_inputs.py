@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-import pytest
 from geometry_msgs.msg import PoseWithCovariance
 from nav_msgs.msg import Odometry
 from rig import NodeProcess, Peer, header, picture, pose_at, wait_until
 from sensor_msgs.msg import CompressedImage
 
 from elvsm_ros import conversions
-
-
-@pytest.fixture(scope="module")
-def compressed(small_model: Path) -> Iterator[tuple[NodeProcess, Peer]]:
-    """Return a node that reads compressed images, and a peer for it."""
-    node = NodeProcess(model=str(small_model), image_transport="compressed", log_period=0.0)
-    peer = Peer()
-    try:
-        node.wait_for("active: watching /image/compressed")
-        wait_until(peer.connected, "the node and its peer to find each other")
-        yield node, peer
-        assert node.alive()
-    finally:
-        node.close()
-        peer.close()
 
 
 def send_compressed(peer: Peer, T: np.ndarray, cut: Callable[[bytes], bytes] = bytes) -> None:
@@ -41,34 +23,29 @@ def send_compressed(peer: Peer, T: np.ndarray, cut: Callable[[bytes], bytes] = b
     peer.compressed.publish(message)
 
 
-@dataclasses.dataclass
-class Damage:
-    cut: Callable[[bytes], bytes]
-    text: str
+DAMAGES: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda data: data[: len(data) // 2], "truncated or corrupt"),
+    (lambda data: data[:-40], "truncated or corrupt"),
+    (lambda data: data[:300] + b"\xff" * 300 + data[600:], "truncated or corrupt"),
+    (lambda data: b"", "neither JPEG nor PNG"),
+]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        Damage(lambda data: data[: len(data) // 2], "truncated or corrupt"),
-        Damage(lambda data: data[:-40], "truncated or corrupt"),
-        Damage(lambda data: b"", "neither JPEG nor PNG"),
-    ],
-    ids=["half", "end missing", "empty"],
-)
-def test_damaged_jpegs_are_skipped_and_named(compressed: tuple[NodeProcess, Peer], damage: Damage) -> None:
-    node, peer = compressed
-    T = pose_at(10.0 * (1 + peer.status.images_received))
-    before, lines = peer.status, len(node.lines)
-    send_compressed(peer, T, damage.cut)
-    status = peer.wait_for_status(lambda s: s.images_rejected > before.images_rejected, "one more rejected")
-    assert status.keyframes == before.keyframes
-    wait_until(
-        lambda: any(damage.text in line for line in node.lines[lines:]), f"a line with {damage.text!r}"
-    )
-    # The place is free again for a whole image from the same spot.
-    send_compressed(peer, T)
-    peer.wait_for_status(lambda s: s.keyframes == before.keyframes + 1, "one more keyframe")
+def test_compressed_images_and_damaged_ones(start_node: Callable[..., NodeProcess], peer: Peer) -> None:
+    node = start_node(image_transport="compressed", log_period=0.0, status_period=0.1)
+    node.wait_for("active: watching /image/compressed")
+    wait_until(peer.connected, "the node and its peer to find each other")
+    for i, (cut, text) in enumerate(DAMAGES):
+        before, lines = peer.fresh_status(), len(node.lines)
+        send_compressed(peer, pose_at(10.0 * i), cut)
+        status = peer.wait_for_status(
+            lambda s, before=before: s.images_rejected > before.images_rejected, f"damage {i} rejected"
+        )
+        assert status.keyframes == i
+        wait_until(lambda t=text, n=lines: any(t in line for line in node.lines[n:]), f"a line with {text!r}")
+        # The place is free again for a whole image from the same spot.
+        send_compressed(peer, pose_at(10.0 * i))
+        peer.wait_for_status(lambda s, i=i: s.keyframes == i + 1, "one more keyframe")
 
 
 def test_odometry_of_a_body_with_a_camera_on_it(start_node: Callable[..., NodeProcess], peer: Peer) -> None:
