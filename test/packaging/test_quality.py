@@ -10,7 +10,7 @@ import pytest
 
 TOOLS = {
     "ruff check": ("ruff", "check", "--no-cache", "--output-format=concise"),
-    "ruff format": ("ruff", "format", "--no-cache", "--check"),
+    "ruff format": ("ruff", "format", "--no-cache", "--check", "--output-format=concise"),
     "mypy": ("mypy",),
 }
 
