@@ -132,8 +132,7 @@ def _sample(
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
-    """Training samples by number: 0 to len(store) - 1 is the first epoch, a permutation of the scenes; then
-    the next.
+    """Training samples by number: the first len(store) are the first epoch, a permutation of the scenes.
 
     A sample: input_image uint8 [I, 3, H, W], input_c2w [I, 4, 4] float32 normalised, input_fxfycxcy [I, 4]
     pixels, input_frame [I]; the same for target; scene: its number in store.keys; skipped int64
@@ -159,8 +158,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         return int(self._order[1][position])
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Return sample `number`, any number from 0. Raises DatasetError when no scene of the store gives a
-        sample."""
+        """Return sample `number`, any number from 0. Raises DatasetError when no scene gives a sample."""
         rng = random.Random(f"elvsm {self.seed} {number}")
         skipped = dict.fromkeys(SKIPS, 0)
         chosen = self.scene_number(number)

@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def lpips_by_hand(a, b, net, path):
 
     layers = enumerate(zip(features(a), features(b), strict=True))
     return sum(F.conv2d((x - y).square(), w[f"lin{i}.weight"]).mean((1, 2, 3)) for i, (x, y) in layers)
+
+
+@pytest.mark.parametrize("net", FILES)
+def test_the_shared_weights_have_the_published_heads(test_data, lpips_package, net):
+    package = Path(lpips_weights.import_lpips().__file__).parent
+    published = torch.load(package / "weights" / "v0.1" / f"{net}.pth", weights_only=True)
+    _, heads = lpips_weights.read_weights(test_data / "lpips" / FILES[net])
+    assert len(heads) == len(published) == 5
+    for i, head in enumerate(heads):
+        measured = torch.from_numpy(head.astype(np.float32))
+        torch.testing.assert_close(measured, published[f"lin{i}.model.1.weight"], rtol=1e-3, atol=1e-6)
 
 
 @pytest.fixture
