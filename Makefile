@@ -1,7 +1,8 @@
 # Set elvsm up on a machine without ROS, run its demo and its tests. With ROS, use colcon build instead (README.md).
 #
 #   make                  set up: virtual environment, Python packages, compiled ROS interfaces
-#   make demo             BAG=path plays your own rosbag2, OUT=folder takes the report (demo_out)
+#   make demo             BAG=path plays a recording of yours, OUT=folder takes the report (demo_out),
+#                         DEMO_ARGS="..." goes to elvsm_demo (elvsm_demo --help)
 #   make test             TEST_ARGS="test/core -k cache" narrows it
 #   make lint             ruff and mypy
 #   make clean            remove everything that make made
@@ -100,7 +101,8 @@ $(COLCON_VENV)/stamp: Makefile $(STAMPS)/python
 	@touch "$@"
 
 demo: $(STAMPS)/interfaces
-	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)")
+	@$(if $(VIEW),echo "make: VIEW=1 needs the viewer, which there is not yet" >&2; exit 2)
+	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)
