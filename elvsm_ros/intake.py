@@ -104,7 +104,7 @@ class Intake:
         frame_id = frame_id.lstrip("/")
         if not self.world_frame:
             self.world_frame = frame_id
-        if frame_id != self.world_frame:
+        if frame_id and frame_id != self.world_frame:
             self._reports.add(
                 "pose",
                 f"pose is given in frame {frame_id!r} but the world frame is {self.world_frame!r}: set "

@@ -336,7 +336,9 @@ def run(args: list[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     status = 0
-    if not stop_asked and node.settings.autostart:
+    if not node.settings.autostart:
+        node.get_logger().info("autostart is off: waiting to be configured and activated (lifecycle)")
+    elif not stop_asked:
         started = node.trigger_configure() == Result.SUCCESS and node.trigger_activate() == Result.SUCCESS
         status = 0 if started or stop_asked else 1
     if not status:

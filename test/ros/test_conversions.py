@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import array
 import io
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import Pose
 from PIL import Image as PillowImage
 from rig import picture, pose_at
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -260,3 +263,48 @@ def test_slerp_takes_the_shorter_arc() -> None:
     for end in (b, -b):
         between = Rotation.from_quat(conversions.slerp(a, end, 0.25))
         np.testing.assert_allclose(between.as_euler("xyz", degrees=True), [0, 20, 0], atol=1e-9)
+
+
+def test_the_packages_of_a_ros_installation_are_used_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stand-ins with the signatures of cv_bridge and tf_transformations, because PyPI has neither."""
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    for package in ("cv_bridge", "tf_transformations"):
+        (index / package).touch()
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, message: Image, desired_encoding: str = "passthrough") -> np.ndarray:
+            assert message.encoding == "bgr8" and desired_encoding == "rgb8"
+            return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)[..., ::-1]
+
+    def matrix(quaternion: np.ndarray) -> np.ndarray:
+        T = np.eye(4)
+        T[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
+        return T
+
+    def interpolate(a: np.ndarray, b: np.ndarray, fraction: float) -> np.ndarray:
+        return Slerp([0, 1], Rotation.from_quat([a, b]))(fraction).as_quat()
+
+    bridge, transformations = ModuleType("cv_bridge"), ModuleType("tf_transformations")
+    bridge.CvBridge = CvBridge  # type: ignore[attr-defined]
+    transformations.quaternion_matrix = matrix  # type: ignore[attr-defined]
+    transformations.quaternion_from_matrix = (  # type: ignore[attr-defined]
+        lambda T: -Rotation.from_matrix(T[:3, :3]).as_quat(canonical=True)
+    )
+    transformations.quaternion_slerp = interpolate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cv_bridge", bridge)
+    monkeypatch.setitem(sys.modules, "tf_transformations", transformations)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "elvsm_ros.provider_ros", raising=False)
+    conversions.provider.cache_clear()
+    try:
+        assert conversions.provider().name == "cv_bridge and tf_transformations"
+        test_poses_survive_the_way_out_and_back()
+        test_slerp_takes_the_shorter_arc()
+        bgr = np.ascontiguousarray(COLOURS[..., ::-1])
+        np.testing.assert_array_equal(conversions.image_to_rgb(image(bgr, "bgr8", 2, 2)), COLOURS)
+    finally:
+        conversions.provider.cache_clear()
+        sys.modules.pop("elvsm_ros.provider_ros", None)

@@ -131,9 +131,11 @@ def test_poses_in_another_frame_are_refused(desk: Desk) -> None:
     assert desk.intake.world_frame == "odom"
     desk.pose(2 * SECOND, np.eye(4), frame="/odom")
     assert desk.lines == []
+    desk.pose(2 * SECOND + 1, np.eye(4), frame="")  # whoever leaves it empty means the one there is
+    assert desk.lines == []
     desk.pose(3 * SECOND, np.eye(4), frame="map")
     assert "'map' but the world frame is 'odom'" in desk.lines[-1]
-    assert len(desk.intake.poses) == 2
+    assert len(desk.intake.poses) == 3
 
 
 def test_an_old_pose_is_refused_and_says_how_old(desk: Desk) -> None:
