@@ -101,7 +101,7 @@ $(COLCON_VENV)/stamp: Makefile $(STAMPS)/python
 	@touch "$@"
 
 demo: $(STAMPS)/interfaces
-	@$(if $(VIEW),echo "make: VIEW=1 needs the viewer, which there is not yet" >&2; exit 2)
+	$(if $(VIEW),$(error VIEW=1 needs the viewer; there is none yet: leave it out))
 	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp
