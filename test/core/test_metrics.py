@@ -72,7 +72,8 @@ def lpips_by_hand(a, b, net, path):
 @pytest.mark.parametrize("net", FILES)
 def test_the_shared_weights_have_the_published_heads(test_data, lpips_package, net):
     package = Path(lpips_weights.import_lpips().__file__).parent
-    published = torch.load(package / "weights" / "v0.1" / f"{net}.pth", weights_only=True)
+    file = package / "weights" / "v0.1" / f"{net}.pth"
+    published = torch.load(file, map_location="cpu", weights_only=True)
     _, heads = lpips_weights.read_weights(test_data / "lpips" / FILES[net])
     assert len(heads) == len(published) == 5
     for i, head in enumerate(heads):
