@@ -22,7 +22,10 @@ import numpy as np
 
 # Before rclpy reads them: a network of our own, and room for large images.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+os.environ.setdefault(
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    str(Path(__file__).resolve().parents[1] / "config" / "fastdds_localhost.xml"),
+)
 # As the node does, for the comparison with the model alone.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
