@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elvsm_ros.bag_reader import SECOND, Bag, BagError, Topic, message_class
@@ -24,15 +24,17 @@ def play(
     node: Any,
     bag: Bag,
     topics: Sequence[str],
-    rate: float,
     stop: threading.Event,
-    wait: float,
-    seconds: float | None,
+    *,
+    rate: float = 1.0,
+    listeners: Mapping[str, int] | None = None,
+    wait: float = 0.0,
+    seconds: float | None = None,
 ) -> int:
     """Publish a bag's topics at `rate` times real time, and return the number of messages published.
 
-    wait: seconds that every topic is given to find a listener before playing begins; 0: begin at once.
-    seconds: of the recording. Ends early when `stop` is set. Raises BagError, TimeoutError.
+    listeners: how many listeners topics must have before playing begins, and wait: seconds that they are given
+    to appear. seconds: of the recording. Ends early when `stop` is set. Raises BagError, TimeoutError.
     """
     from rclpy.qos import QoSProfile, ReliabilityPolicy
 
@@ -41,7 +43,7 @@ def play(
     publishers = {
         name: node.create_publisher(message_class(bag.topics[name].type), name, qos) for name in topics
     }
-    _wait_for_listeners(publishers, wait, stop)
+    _wait_for_listeners(publishers, listeners or {}, wait, stop)
     count, begin, first = 0, time.monotonic(), None
     for topic, stamp, cdr in bag.raw(topics, seconds):
         first = stamp if first is None else first
@@ -55,14 +57,19 @@ def play(
     return count
 
 
-def _wait_for_listeners(publishers: dict[str, Any], wait: float, stop: threading.Event) -> None:
+def _wait_for_listeners(
+    publishers: Mapping[str, Any], listeners: Mapping[str, int], wait: float, stop: threading.Event
+) -> None:
     end = time.monotonic() + wait
-    while wait > 0 and not stop.is_set():
-        lonely = [name for name, publisher in publishers.items() if not publisher.get_subscription_count()]
+    while not stop.is_set():
+        lonely = [n for n, count in listeners.items() if publishers[n].get_subscription_count() < count]
         if not lonely:
             return
         if time.monotonic() > end:
-            raise TimeoutError(f"nobody listens to {', '.join(lonely)} after {wait:g} s")
+            raise TimeoutError(
+                f"after {wait:g} s {lonely[0]} has {publishers[lonely[0]].get_subscription_count()} listeners "
+                f"instead of {listeners[lonely[0]]}: do they run, in the same ROS_DOMAIN_ID?"
+            )
         stop.wait(0.05)
 
 
@@ -72,7 +79,7 @@ def playable(bag: Bag) -> list[Topic]:
     for topic in bag.topics.values():
         try:
             message_class(topic.type)
-        except (BagError, ValueError):
+        except BagError:
             continue
         if topic.count:
             found.append(topic)
@@ -88,11 +95,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1.0, help="times real time (1)")
     parser.add_argument("--seconds", type=float, help="how much of the recording (all)")
     parser.add_argument(
-        "--wait", type=float, default=0.0, help="seconds to wait for a listener on every topic (0)"
+        "--listeners",
+        nargs="+",
+        default=[],
+        metavar="TOPIC=N",
+        help="begin when these topics have N listeners",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=30.0, help="seconds that listeners are given to appear (30)"
     )
     options = parser.parse_args(arguments)
     if not options.rate > 0:
         parser.error(f"--rate must be positive, got {options.rate}")
+    for text in options.listeners:
+        if not text.partition("=")[2].isdecimal():
+            parser.error(f"--listeners takes TOPIC=N, got {text}")
     return options
 
 
@@ -110,11 +127,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Bag(options.bag) as bag:
             topics = options.topics or [topic.name for topic in playable(bag)]
-            missing = [name for name in topics if name not in bag.topics]
+            listeners = {name: int(count) for name, _, count in (t.partition("=") for t in options.listeners)}
+            missing = [name for name in (*topics, *listeners) if name not in topics or name not in bag.topics]
             if missing:
-                raise BagError(f"{bag.path} has no topic {missing[0]}; it has {', '.join(bag.topics)}")
+                raise BagError(
+                    f"{bag.path} has no topic {missing[0]} to play; it has {', '.join(bag.topics)}"
+                )
             begin = time.monotonic()
-            count = play(node, bag, topics, options.rate, stop, options.wait, options.seconds)
+            count = play(
+                node,
+                bag,
+                topics,
+                stop,
+                rate=options.rate,
+                listeners=listeners,
+                wait=options.wait,
+                seconds=options.seconds,
+            )
             print(
                 f"played {count} messages on {len(topics)} topics in {time.monotonic() - begin:.1f} s",
                 flush=True,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rclpy.serialization import deserialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from elvsm_ros.conversions import (
@@ -66,6 +67,11 @@ def message_class(type_name: str) -> Any:
         ) from error
 
 
+@functools.cache
+def _typestore() -> Typestore:
+    return get_typestore(Stores.LATEST)
+
+
 class Bag:
     """An open recording; a context manager.
 
@@ -96,7 +102,7 @@ class Bag:
         self.start, self.end = self._reader.start_time, self._reader.end_time
 
     def _open(self) -> AnyReader:
-        reader = AnyReader([self.path], default_typestore=get_typestore(Stores.LATEST))
+        reader = AnyReader([self.path], default_typestore=_typestore())
         reader.open()
         return reader
 
@@ -137,7 +143,8 @@ class Bag:
             except StopIteration:
                 return
             if not self._reader.is2:
-                data = self._guarded(self._reader.typestore.ros1_to_cdr, data, connection.msgtype)
+                # With ROS 2's definitions: they know that headers had a number in ROS 1.
+                data = self._guarded(_typestore().ros1_to_cdr, data, connection.msgtype)
             yield self.topics[connection.topic], time, bytes(data)
 
     def messages(

@@ -123,7 +123,8 @@ def write_picture(path: Path, views: list[HeldOut], columns: int = 5, side: int 
         ),
         side,
     )
-    # 256 colours: a third of the size, and no difference to be seen in pictures this soft.
-    picture = Image.fromarray(rgb).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    # 256 colours: a third of the size, and hardly a difference to be seen in pictures this soft.
+    full = Image.fromarray(rgb)
+    picture = full.quantize(palette=full.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, optimize=True)

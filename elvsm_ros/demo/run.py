@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -142,16 +143,24 @@ def _start_node(options, streams, children) -> Child:  # type: ignore[no-untyped
 def _start_player(options, bag, streams, children) -> Child:  # type: ignore[no-untyped-def]
     command = [sys.executable, "-m", "elvsm_ros.bag_player", str(bag.path), "--topics", *streams.names]
     command += ["--rate", str(options.rate), "--wait", str(LISTENER_TIMEOUT)]
+    # The node listens to all, this process to camera_info.
+    image, camera_info, pose = streams.names
+    command += ["--listeners", f"{image}=1", f"{camera_info}=2", f"{pose}=1"]
     if options.bag is not None and options.seconds is not None:
         command += ["--seconds", str(options.seconds)]
     children.append(Child("player", command, os.environ, options.out / "player.log"))
     return children[-1]
 
 
-def _drawn_walk(options: Options, console: Console, node: Child):  # type: ignore[no-untyped-def]
-    from elvsm_ros.demo.walk import WalkSettings, cached_walk
+def _drawn_walk(options: Options, console: Console, node: Child) -> Path:
+    """Return the recording of a walk in the output folder, drawn now unless it is there."""
+    from elvsm_ros.demo.walk import WalkSettings, draw_walk, forget_walks
 
     settings = WalkSettings(seed=options.seed, seconds=options.seconds or WalkSettings.seconds)
+    path = options.out / settings.key
+    if (path / "metadata.yaml").exists():
+        console.print(f"{path} was drawn before and is played again", markup=False, soft_wrap=True)
+        return path
     with _progress(console, "drawing a walk") as progress:
         task = progress.add_task("", total=settings.frames, note="images")
 
@@ -159,7 +168,9 @@ def _drawn_walk(options: Options, console: Console, node: Child):  # type: ignor
             node.check()
             progress.update(task, completed=count, total=total)
 
-        return cached_walk(options.out, settings, drawn)
+        forget_walks(options.out)
+        draw_walk(path, settings, drawn)
+    return path
 
 
 def _introduce(console, options, bag, streams) -> None:  # type: ignore[no-untyped-def]

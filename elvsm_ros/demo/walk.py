@@ -55,22 +55,14 @@ class WalkSettings:
         return f"walk_{digest.hexdigest()[:12]}"
 
 
-def cached_walk(folder: Path, settings: WalkSettings, progress: Callable[[int, int], None]) -> Path:
-    """Return the recording of a walk in `folder`, drawn now unless it is there; others there are removed.
-
-    progress: called with the number of images drawn and of all.
-    """
-    path = folder / settings.key
-    if (path / "metadata.yaml").exists():
-        return path
+def forget_walks(folder: Path) -> None:
+    """Remove walks that were drawn in a folder, and what is left of unfinished ones."""
     for old in folder.glob("*walk_*"):
         shutil.rmtree(old, ignore_errors=True)
-    draw_walk(path, settings, progress)
-    return path
 
 
 def draw_walk(path: Path, settings: WalkSettings, progress: Callable[[int, int], None]) -> None:
-    """Draw a walk and write it as a rosbag2.
+    """Draw a walk and write it as a rosbag2. progress: called with the number of images drawn, and of all.
 
     Poses are recorded three times as often as images, and never at the very moment of one: whoever needs an
     image's pose has to interpolate.

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from elvsm_ros.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
 from elvsm_ros.conversions import RGB, parts_to_matrix
-from elvsm_ros.demo.client import Client, Reply
+from elvsm_ros.demo.client import CallFailed, Client, Reply
 from elvsm_ros.demo.heldout import Thresholds, View, Walked, fit, psnr
 from elvsm_ros.demo.options import Options
 from elvsm_ros.demo.results import HeldOut, Results
@@ -76,6 +76,8 @@ class Watch:
         self._player.check()
         progress.update(task, completed=round(self._length), note=self._note())
         self._settle()
+        if not self.walked.path:
+            raise CallFailed("the recording was played, but nothing of it arrived over the network")
         status = self.client.status
         received, dropped = (status.images_received, status.images_dropped) if status else (0, 0)
         return Results(self._views, self.client.keyframes, np.stack(self.walked.path), received, dropped)

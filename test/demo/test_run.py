@@ -1,0 +1,152 @@
+"""The demo itself: drawn walk, node, player and client as processes, over DDS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from recordings import write_topics
+
+SECONDS = 5
+
+
+def start(out: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "elvsm_ros.demo", "--out", str(out), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> str:
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        pytest.fail(f"the demo did not end:\n{process.communicate(timeout=30)[0]}")
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return {pid: command line} of the processes that a process has started, and they."""
+    found: dict[int, str] = {}
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            try:
+                found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+                found |= descendants(child)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], timeout: float = 90) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def find(process: subprocess.Popen[str], module: str) -> int | None:
+    return next((pid for pid, line in descendants(process.pid).items() if module in line), None)
+
+
+def alive(pids: dict[int, str]) -> dict[int, str]:
+    """Return those of the processes that still run: a number may be somebody else's by now."""
+    left = {}
+    for pid, line in pids.items():
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") == line:
+                left[pid] = line
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return left
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that keeps the drawn walk from one test to the next."""
+    return tmp_path_factory.mktemp("demo_out")
+
+
+def test_renders_beat_the_nearest_keyframe(out: Path) -> None:
+    """With the bundled weights: exit status 0, and everything that was promised is there."""
+    picture = out / "docs" / "demo.png"
+    process = start(out, "--seconds", SECONDS, "--film-frames", 10, "--picture", picture)
+    output = finish(process)
+    assert process.returncode == 0, output
+    for row in (
+        "keyframes",
+        "renders",
+        "PSNR of the render",
+        "PSNR of copying",
+        "latency p50",
+        "latency p95",
+    ):
+        assert row in output
+    page = (out / "index.html").read_text()
+    assert page.count("<article") >= 2
+    assert picture.stat().st_size < 400_000
+    reader = imageio_ffmpeg.read_frames(str(out / "walk.mp4"))
+    assert next(reader)["codec"] == "h264"
+    assert 5 <= sum(1 for _ in reader) <= 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(out: Path, blind_model: Path, number: int) -> None:
+    process = start(out, "--seconds", SECONDS, "--model", blind_model)
+    wait_for(lambda: find(process, "elvsm_ros.node") and find(process, "elvsm_ros.bag_player"), process)
+    started = descendants(process.pid)
+    process.send_signal(number)
+    output = finish(process, timeout=20)
+    assert process.returncode == 0, output
+    assert "ended by" in output
+    assert len(started) >= 2
+    assert alive(started) == {}
+
+
+def test_the_nodes_death_is_noticed(out: Path, blind_model: Path) -> None:
+    process = start(out, "--seconds", SECONDS, "--model", blind_model)
+    wait_for(lambda: find(process, "elvsm_ros.bag_player"), process)
+    started = descendants(process.pid)
+    node = find(process, "elvsm_ros.node")
+    assert node is not None
+    os.kill(node, signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert "elvsm_node ended with status -9" in output
+    assert alive(started) == {}
+
+
+def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:
+    process = start(out, "--seconds", SECONDS, "--model", blind_model, "--film-frames", 0, "--rate", 2)
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert "no better than copying" in output
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    process = start(tmp_path, "--model", "/nowhere/model.safetensors", "--seconds", 30)
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert "/nowhere/model.safetensors" in output
+
+
+def test_recordings_that_cannot_be_used(tmp_path: Path) -> None:
+    """The file, the topic and the remedy are named."""
+    process = start(tmp_path, "--bag", tmp_path / "nothing")
+    output = finish(process)
+    assert process.returncode == 2, output
+    assert str(tmp_path / "nothing") in output.replace("\n", "")
+    path = write_topics(
+        tmp_path / "bag", {"/a/image": "sensor_msgs/msg/Image", "/info": "sensor_msgs/msg/CameraInfo"}
+    )
+    process = start(tmp_path, "--bag", path)
+    output = finish(process)
+    assert process.returncode == 2, output
+    for words in (str(path), "no pose topic", "geometry_msgs/msg/PoseStamped", "record one"):
+        assert words in output.replace("\n", " ")
