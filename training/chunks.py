@@ -96,8 +96,6 @@ class Chunk:
     def read(self, key: str, frame: int) -> bytes:
         """Return the encoded image of a frame; empty bytes for a frame that is recorded as missing."""
         header, start, length = (int(x) for x in self.scenes[key].frames[frame])
-        if length == 0:
-            return b""
         with self.path.open("rb") as file:
             file.seek(_data_offset(file, header) + start)
             data = file.read(length)

@@ -131,6 +131,17 @@ def test_folders_go_on_where_they_stopped(mini_re10k, tmp_path):
     assert len((tmp_path / "full_list.txt").read_text().split()) == 3
 
 
+def test_scenes_with_other_cameras_are_written_again(mini_scenes, tmp_path):
+    mini, source = mini_scenes[0], tmp_path / "a.torch"
+    write_chunk(source, [mini.entry("png")])
+    to_folders(open_store(source), tmp_path / "folders")
+    moved = mini.w2c.copy()
+    moved[4, 0, 3] += 0.5
+    write_chunk(source, [mini._replace(w2c=moved).entry("png")])
+    assert to_folders(open_store(source), tmp_path / "folders").written == [mini.key]
+    np.testing.assert_allclose(open_store(tmp_path / "folders").scene(mini.key).w2c, moved, atol=1e-6)
+
+
 def test_a_repaired_source_replaces_missing_frames(damaged, mini_scenes, tmp_path):
     to_folders(open_store(damaged), tmp_path / "folders")
     assert to_folders(open_store(damaged), tmp_path / "folders").kept == ["holes"]

@@ -36,6 +36,20 @@ def test_chunks_read_as_torch_load_reads_them(mini_re10k, mini_scenes):
         np.testing.assert_allclose(w2c, mini.w2c[7], atol=1e-6)
 
 
+def test_frames_that_share_one_buffer_are_cut_out(mini_scenes, tmp_path):
+    data = [encode(image) for image in mini_scenes[0].images]
+    buffer = torch.frombuffer(bytearray(b"".join(data)), dtype=torch.uint8)
+    entry = mini_scenes[0].entry()
+    entry["images"] = list(buffer.split([len(d) for d in data]))
+    torch.save([entry], tmp_path / "shared.torch")
+    scene = open_store(tmp_path).scene(mini_scenes[0].key)
+    assert [scene.encoded(i) for i in range(32)] == data
+    entry["cameras"] = entry["cameras"].T.contiguous().T
+    torch.save([entry], tmp_path / "strided.torch")
+    with pytest.raises(ChunkError, match="not contiguous"):
+        open_chunk(tmp_path / "strided.torch")
+
+
 def test_index_and_scan_give_the_same_scenes(mini_re10k, tmp_path):
     for file in mini_re10k.glob("*.torch"):
         shutil.copy(file, tmp_path)
