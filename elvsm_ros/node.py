@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -87,8 +89,12 @@ class ElvsmNode(LifecycleNode):
                 time.sleep(0.02)
             self._worker.started.result()
             self._make_parts()
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            self.get_logger().error(f"cannot configure: {error}")
+        except Exception as error:  # rclpy would swallow it
+            foreseen = isinstance(error, ValueError | OSError | RuntimeError)
+            self.get_logger().error(
+                f"cannot configure: {'' if foreseen else type(error).__name__ + ': '}{error}"
+            )
+            self.get_logger().debug("".join(traceback.format_exception(error)))
             self._tear_down()
             return Result.FAILURE
         self.get_logger().info(
@@ -179,15 +185,18 @@ class ElvsmNode(LifecycleNode):
             self.destroy_subscription(subscription)
         self._subscriptions_made.clear()
 
-    def _tear_down(self, timeout: float | None = None) -> None:
-        """Give back what configure and activate made."""
+    def _tear_down(self, timeout: float = math.inf) -> None:
+        """Give back what configure and activate made; wait for the device, `timeout` seconds at most."""
         self._unsubscribe()
         for destroy in self._entities:
             destroy()
         self._entities.clear()
         worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.stop(timeout)
+        end = time.monotonic() + timeout
+        # In small steps, so that a signal ends the node while the device finishes a long render.
+        while worker is not None and not worker.stop(0.05) and time.monotonic() < end:
+            if timeout == math.inf and not self.context.ok():
+                break
 
     def close(self, timeout: float) -> None:
         """Stop for good, within about `timeout` seconds even when the device is at work."""

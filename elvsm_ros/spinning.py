@@ -8,10 +8,15 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 
 T = TypeVar("T")
+
+InvalidHandle = (
+    rclpy_implementation.InvalidHandle
+)  # in public modules too, but in another one in every release
 
 
 def call_later(node: Node, callback: Callable[..., None], *args: Any) -> None:
@@ -42,6 +47,8 @@ def spin(node: Node, executor: Executor, stop_asked: Callable[[], bool]) -> None
             executor.spin_once()
         except ExternalShutdownException:
             return
+        except InvalidHandle:  # the answer of a service that has been taken down meanwhile
+            continue
         except Exception as error:
             if node.context.ok():
                 text = "".join(traceback.format_exception(error))

@@ -153,7 +153,7 @@ class Peer:
     def __init__(self) -> None:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self.node = rclpy.create_node("peer", context=self._context)
+        self.node = rclpy.create_node("peer", context=self._context, enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self.statuses: list[Status] = []
