@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -254,7 +254,11 @@ def table() -> tuple[Row, ...]:
 
 
 def declare(node: Any) -> Settings:
-    """Declare all parameters on a node and return their values. Raises ParameterError."""
+    """Declare all parameters on a node and return their values.
+
+    Raises ParameterError for bad values, and for an override that looks like a mistyped parameter.
+    """
+    check_names(getattr(node, "_parameter_overrides", {}))
     for row in table():
         node.declare_parameter(
             row.name, list(row.default) if isinstance(row.default, tuple) else row.default, row.descriptor()
@@ -267,7 +271,19 @@ def read(node: Any) -> Settings:
     return Settings.from_values({row.name: node.get_parameter(row.name).value for row in table()})
 
 
-def refuse_frozen(names: Iterator[str] | list[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
+    """Raise ParameterError for a name that is nearly that of a parameter.
+
+    Other unknown names pass: a file may hold parameters that are meant for every node.
+    """
+    known = [row.name for row in table()]
+    for name in names:
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+        if near and name not in known:
+            raise ParameterError(f"there is no parameter {name!r}: {near[0]!r} perhaps?")
+
+
+def refuse_frozen(names: Iterable[str]) -> None:
     """Raise ParameterError for parameters that cannot change once the node is configured."""
     live = {row.name for row in table() if row.live}
     for name in names:

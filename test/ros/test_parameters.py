@@ -65,6 +65,14 @@ def test_bad_values_are_refused(values: dict, text: str) -> None:
         Settings.from_values(values)
 
 
+def test_mistyped_overrides_are_refused_and_those_of_other_nodes_are_not() -> None:
+    parameters.check_names(
+        ["use_sim_time", "qos_overrides./image.subscription.depth", "keyframe_angle", "frequency"]
+    )
+    with pytest.raises(ParameterError, match="'keyframe_distance' perhaps"):
+        parameters.check_names(["keyframe_angle", "keyframe_distence"])
+
+
 def test_settings_do_not_change() -> None:
     settings = Settings()
     with pytest.raises(dataclasses.FrozenInstanceError):
