@@ -67,9 +67,9 @@ def test_renders_are_those_of_a_scene_with_the_same_keyframes(peer: Peer, small_
         answer = peer.render(TARGETS, max_views=max_views)
         assert answer.success, answer.message
         expected = scene.render(
-            [camera_at(T, CAMERA.fitted(32, 32)) for T in TARGETS], max_views=max_views or 8
+            [camera_at(T, CAMERA.fitted(32, 32)) for T in TARGETS], max_views=max_views or 4
         )
-        assert len(answer.images) == 3 and answer.views_used == len(expected.views) == (max_views or 6)
+        assert len(answer.images) == 3 and answer.views_used == len(expected.views) == (max_views or 4)
         for image, picture_expected in zip(answer.images, expected.images, strict=True):
             assert_same_picture(pixels(image), picture_expected)
         np.testing.assert_allclose(answer.support, expected.support)
@@ -239,7 +239,7 @@ def test_parameters_change_at_run_time_or_say_why_not(peer: Peer) -> None:
     assert peer.render(TARGETS).views_used == 4
     assert change("max_views", 2) == (True, "")
     assert peer.render(TARGETS).views_used == 2
-    assert change("max_views", 8) == (True, "")
+    assert change("max_views", 4) == (True, "")
     ok, reason = change("keyframe_distance", -1.0)
     assert not ok and "keyframe_distance" in reason
     ok, reason = change("capacity", 8)

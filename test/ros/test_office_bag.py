@@ -20,8 +20,8 @@ from elvsm_ros import conversions
 from elvsm_ros.bag_reader import Bag, PosedFrames, find_streams
 
 TOPICS = ("/camera/image_raw/compressed", "/camera/camera_info", "/camera/pose")
-EVERY = 3
-"""Of the held-out frames, every third is rendered: the others show the same, and take their time."""
+EVERY = 4
+"""Of the held-out frames, every fourth is rendered: the others show the same, and take their time."""
 
 
 @dataclasses.dataclass

@@ -33,7 +33,7 @@ def test_an_empty_request_means_the_watched_camera_at_the_models_size() -> None:
     query = ask()
     assert query.camera == CAMERA.fitted(32, 32)
     assert query.camera.fx == query.camera.fy == 35.0  # cropped to the square, not squeezed
-    assert query.encoding == "rgb8" and query.max_views == 8
+    assert query.encoding == "rgb8" and query.max_views == 4
 
 
 def test_a_size_scales_the_intrinsics() -> None:
