@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from elvsm_ros.conversions import RGB
 
-INK, DIM, PAPER = (24, 28, 36), (96, 104, 118), (255, 255, 255)
+INK, DIM, PAPER = (17, 20, 26), (160, 170, 188), (255, 255, 255)
 
 
 @functools.cache
@@ -28,15 +28,15 @@ def row(images: Sequence[RGB], captions: Sequence[tuple[str, str]], height: int,
 
     images: uint8 RGB, resampled to `height` pixels. Returns uint8 RGB with even sides, as videos need it.
     """
-    line = 30
+    line = 34
     width = 2 * round(images[0].shape[1] / images[0].shape[0] * height / 2)
-    canvas = Image.new("RGB", (len(images) * (width + gap) - gap, height + height % 2 + line), PAPER)
+    canvas = Image.new("RGB", (len(images) * (width + gap) - gap, height + height % 2 + line), INK)
     draw = ImageDraw.Draw(canvas)
     for k, (image, (words, figure)) in enumerate(zip(images, captions, strict=True)):
         left = k * (width + gap)
         canvas.paste(Image.fromarray(enlarged(image, height, width)), (left, 0))
-        draw.text((left + 2, height + line / 2), words, INK, _font(17), anchor="lm")
-        draw.text((left + width - 2, height + line / 2), figure, DIM, _font(17), anchor="rm")
+        draw.text((left + 10, height + line / 2), words, PAPER, _font(17), anchor="lm")
+        draw.text((left + width - 10, height + line / 2), figure, DIM, _font(17), anchor="rm")
     return np.asarray(canvas)
 
 

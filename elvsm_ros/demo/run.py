@@ -43,8 +43,6 @@ def run(options: Options) -> int:
 
 
 def _run(options: Options, console: Console, children: list[Child]) -> int:
-    import torch
-
     from elvsm_ros.bag_reader import Bag, find_streams
     from elvsm_ros.bag_writer import STREAMS
 
@@ -61,18 +59,19 @@ def _run(options: Options, console: Console, children: list[Child]) -> int:
             node = _start_node(options, STREAMS, children)
             bag = stack.enter_context(Bag(_drawn_walk(options, console, node)))
             streams = find_streams(bag)
-        # The node needs the cores now.
-        torch.set_num_threads(1)
         return _watch(options, console, children, node, bag, streams, begin)
 
 
 def _watch(options, console, children, node, bag, streams, begin) -> int:  # type: ignore[no-untyped-def]
     """Play the recording, ask for held-out views meanwhile, and report."""
+    import torch
+
     from elvsm_ros.demo.client import Client
     from elvsm_ros.demo.film import shoot
     from elvsm_ros.demo.page import rows, write_page, write_picture
     from elvsm_ros.demo.watch import Watch
 
+    torch.set_num_threads(1)  # the node needs the cores
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(streams.camera_info.name, node.check))
         # Before this process leaves the network, for the reason that `stop` gives.

@@ -129,8 +129,8 @@ def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:
     assert "no better than copying" in output
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    process = start(tmp_path, "--model", "/nowhere/model.safetensors", "--seconds", 30)
+def test_a_model_that_is_not_there(out: Path) -> None:
+    process = start(out, "--model", "/nowhere/model.safetensors", "--seconds", SECONDS)
     output = finish(process)
     assert process.returncode == 1, output
     assert "/nowhere/model.safetensors" in output
