@@ -65,7 +65,7 @@ class Client:
         self._topic, self._check, self._name = camera_info_topic, check, node
         self._lock = threading.Lock()
         self._keyframes = np.zeros((0, 4, 4))
-        self._status: Status | None = None
+        self._status = Status()
         self._clock = 0
 
     def __enter__(self) -> Client:
@@ -76,7 +76,7 @@ class Client:
         self._node.create_subscription(Status, f"{self._name}/status", self._on_status, LATCHED)
         best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._node.create_subscription(CameraInfo, self._topic, self._on_camera_info, best_effort)
-        self._service = self._node.create_client(RenderViews, f"{self._name}/render_views")
+        self._service: Any = self._node.create_client(RenderViews, f"{self._name}/render_views")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="demo-ros", daemon=True)
@@ -96,8 +96,8 @@ class Client:
             return self._keyframes
 
     @property
-    def status(self) -> Status | None:
-        """The node's newest status."""
+    def status(self) -> Status:
+        """The node's newest status; an empty one before the first."""
         return self._status
 
     @property
@@ -108,7 +108,7 @@ class Client:
     def wait_for_node(self, timeout: float) -> None:
         """Return when the node has loaded its model. Raises CallFailed."""
         end = time.monotonic() + timeout
-        while not (self._service.service_is_ready() and self._status is not None and self._status.model):
+        while not (self._service.service_is_ready() and self._status.model):
             self._check()
             if time.monotonic() > end:
                 raise CallFailed(f"{self._name} did not become active within {timeout:g} s")

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -14,6 +15,11 @@ from rich.table import Table
 
 from elvsm_ros.demo.options import Options
 from elvsm_ros.processes import Child, ProcessDied, private_environment, stop
+
+if TYPE_CHECKING:  # at run time only when the environment is set, see `run`
+    from elvsm.msg import Status
+    from elvsm_ros.bag_reader import Bag, Streams
+    from elvsm_ros.demo.results import Results
 
 NODE_TIMEOUT = 120.0
 """Seconds that the node may take to load its model."""
@@ -62,13 +68,20 @@ def _run(options: Options, console: Console, children: list[Child]) -> int:
         return _watch(options, console, children, node, bag, streams, begin)
 
 
-def _watch(options, console, children, node, bag, streams, begin) -> int:  # type: ignore[no-untyped-def]
+def _watch(
+    options: Options,
+    console: Console,
+    children: list[Child],
+    node: Child,
+    bag: Bag,
+    streams: Streams,
+    begin: float,
+) -> int:
     """Play the recording, ask for held-out views meanwhile, and report."""
     import torch
 
     from elvsm_ros.demo.client import Client
     from elvsm_ros.demo.film import shoot
-    from elvsm_ros.demo.page import rows, write_page, write_picture
     from elvsm_ros.demo.watch import Watch
 
     torch.set_num_threads(1)  # the node needs the cores
@@ -89,24 +102,13 @@ def _watch(options, console, children, node, bag, streams, begin) -> int:  # typ
                 film = shoot(options, watch, results.latency(50) / 1e3, options.out / "walk.mp4", progress)
         status = client.status
     if results.views:
+        length = f"{streams.image.count} images, {bag.duration:.1f} s at {options.rate:g} × real time"
         facts = [
-            ("recording", f"{bag.path.name}: {streams.image.count} images, {bag.duration:.1f} s, "
-             f"played at {options.rate:g} × real time"),
-            ("model", f"{status.model} on {status.device}"),
-            ("keyframes inserted / evicted", f"{status.keyframes_inserted} / {status.keyframes_evicted}"),
-            ("images received / dropped / rejected",
-             f"{status.images_received} / {status.images_dropped} / {status.images_rejected}"),
-            ("insertion, median / 95 %", f"{status.insert_ms_p50:.0f} / {status.insert_ms_p95:.0f} ms"),
-            ("whole run", f"{time.monotonic() - begin:.0f} s on {os.cpu_count()} CPU cores"),
-        ]  # fmt: skip
-        write_page(options.out / "index.html", results, film, facts)
-        if options.picture is not None:
-            write_picture(options.picture, results.views)
-        table = Table(show_header=False)
-        for name, value in rows(results):
-            table.add_row(name, value)
-        console.print(table)
-        console.print(f"report: {options.out / 'index.html'}" + (f"   video: {film}" if film else ""))
+            ("recording", f"{bag.path.name}: {length}"),
+            *_facts(status, results),
+            ("whole run", _duration(begin)),
+        ]
+        _report(options, console, results, film, facts)
     verdict = results.verdict()
     if verdict is not None:
         _complain(console, verdict)
@@ -114,7 +116,47 @@ def _watch(options, console, children, node, bag, streams, begin) -> int:  # typ
     return 0
 
 
-def _start_node(options, streams, children) -> Child:  # type: ignore[no-untyped-def]
+def _report(
+    options: Options, console: Console, results: Results, film: Path | None, facts: list[tuple[str, str]]
+) -> None:
+    from elvsm_ros.demo.page import rows, write_page, write_picture
+
+    write_page(options.out / "index.html", results, film, facts)
+    if options.picture is not None:
+        write_picture(options.picture, results.views)
+    table = Table(show_header=False)
+    for name, value in rows(results):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(
+        f"report: {options.out / 'index.html'}" + (f"   video: {film}" if film else ""), soft_wrap=True
+    )
+
+
+def _facts(status: Status, results: Results) -> list[tuple[str, str]]:
+    import numpy as np
+
+    overhead = np.percentile([view.round_trip - view.inside for view in results.views], 50)
+    return [
+        ("model", f"{status.model} on {status.device}"),
+        ("keyframes inserted / evicted", f"{status.keyframes_inserted} / {status.keyframes_evicted}"),
+        (
+            "images received / dropped / rejected",
+            f"{status.images_received} / {status.images_dropped} / {status.images_rejected}",
+        ),
+        (
+            "insertion of a keyframe, median / 95 %",
+            f"{status.insert_ms_p50:.0f} / {status.insert_ms_p95:.0f} ms",
+        ),
+        ("transport of a request and its answer, median", f"{overhead:.1f} ms"),
+    ]
+
+
+def _duration(begin: float) -> str:
+    return f"{time.monotonic() - begin:.0f} s on {os.cpu_count()} CPU cores"
+
+
+def _start_node(options: Options, streams: Streams, children: list[Child]) -> Child:
     from elvsm_ros.bag_reader import COMPRESSED, ODOMETRY
 
     compressed, odometry = streams.image.type == COMPRESSED, streams.pose.type == ODOMETRY
@@ -139,7 +181,7 @@ def _start_node(options, streams, children) -> Child:  # type: ignore[no-untyped
     return children[-1]
 
 
-def _start_player(options, bag, streams, children) -> Child:  # type: ignore[no-untyped-def]
+def _start_player(options: Options, bag: Bag, streams: Streams, children: list[Child]) -> Child:
     command = [sys.executable, "-m", "elvsm_ros.bag_player", str(bag.path), "--topics", *streams.names]
     command += ["--rate", str(options.rate), "--wait", str(LISTENER_TIMEOUT)]
     # The node listens to all, this process to camera_info.
@@ -172,7 +214,7 @@ def _drawn_walk(options: Options, console: Console, node: Child) -> Path:
     return path
 
 
-def _introduce(console, options, bag, streams) -> None:  # type: ignore[no-untyped-def]
+def _introduce(console: Console, options: Options, bag: Bag, streams: Streams) -> None:
     from elvsm_ros.bag_reader import ODOMETRY
 
     console.print(f"{bag.path}: {bag.duration:.1f} s", markup=False)

@@ -79,8 +79,13 @@ class Watch:
         if not self.walked.path:
             raise CallFailed("the recording was played, but nothing of it arrived over the network")
         status = self.client.status
-        received, dropped = (status.images_received, status.images_dropped) if status else (0, 0)
-        return Results(self._views, self.client.keyframes, np.stack(self.walked.path), received, dropped)
+        return Results(
+            self._views,
+            self.client.keyframes,
+            np.stack(self.walked.path),
+            status.images_received,
+            status.images_dropped,
+        )
 
     def look(self) -> None:
         """Take note of what has gone over the network since the last look."""
