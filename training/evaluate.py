@@ -90,7 +90,9 @@ def _orthonormal(pose: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def score(model: ec.EfficientLVSM, images: Tensor, c2w: Tensor, fxfycxcy: Tensor, inputs: int, chunk: int = 16) -> Scores:
+def score(
+    model: ec.EfficientLVSM, images: Tensor, c2w: Tensor, fxfycxcy: Tensor, inputs: int, chunk: int = 16
+) -> Scores:
     """Score renders of the views behind the first `inputs` ones of each scene.
 
     images uint8 [b, V, 3, H, W], c2w [b, V, 4, 4] metres, fxfycxcy [b, V, 4] pixels. Poses get the published
@@ -105,7 +107,9 @@ def score(model: ec.EfficientLVSM, images: Tensor, c2w: Tensor, fxfycxcy: Tensor
         k = fxfycxcy[i : i + chunk].float().to(device)
         half = device.type == "cuda"
         with torch.autocast(device.type, torch.bfloat16, enabled=half and model.dtype == torch.float32):
-            made = model(true[:, :inputs], local[:, :inputs], k[:, :inputs], local[:, inputs:], k[:, inputs:], size)
+            made = model(
+                true[:, :inputs], local[:, :inputs], k[:, :inputs], local[:, inputs:], k[:, inputs:], size
+            )
         metres = (world[:, inputs:, None, :3, 3] - world[:, None, :inputs, :3, 3]).norm(dim=-1)
         cosine = torch.einsum("bmij,bnij->bmn", world[:, inputs:, :3, :3], world[:, :inputs, :3, :3])
         nearest = (metres + ((cosine - 1) / 2).clamp(-1, 1).acos()).argmin(-1).to(device)
@@ -119,11 +123,17 @@ def score(model: ec.EfficientLVSM, images: Tensor, c2w: Tensor, fxfycxcy: Tensor
 
 
 def procedural_scenes(
-    count: int, size: tuple[int, int], inputs: int = 4, targets: int = 3, device: torch.device | str = "cpu"
+    count: int,
+    size: tuple[int, int],
+    inputs: int = 4,
+    targets: int = 3,
+    device: torch.device | str = "cpu",
+    tiles: int = 192,
+    texture_size: int = 128,
 ) -> SceneBatch:
     """Draw the procedural test set: fixed seed, own textures; per scene inputs first, then the targets between them."""
     on_gpu = torch.device(device).type == "cuda"
-    bank = make_texture_bank(192, 128, BANK_SEED, device)
+    bank = make_texture_bank(tiles, texture_size, BANK_SEED, device)
     # Neighbours on a walk: two steps between inputs, targets on the steps between.
     views = 2 * inputs - 1
     order = list(range(0, views, 2)) + list(range(1, views, 2))[:targets]
@@ -137,13 +147,19 @@ def procedural_scenes(
     return SceneBatch(*(torch.cat([part[k] for part in parts]) for k in range(4)))
 
 
-def neighbours(frames: Frames, targets: Sequence[int], context: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def neighbours(
+    frames: Frames, targets: Sequence[int], context: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return samples (images, c2w, fxfycxcy) of inputs t-d and t+d for d in context, then the target t.
 
     Targets whose neighbours fall off the sequence's ends are left out.
     """
     offsets = [sign * d for d in context for sign in (-1, 1)]
-    rows = [[t + o for o in offsets] + [t] for t in targets if 0 <= t - max(context) and t + max(context) < len(frames.images)]
+    rows = [
+        [t + o for o in offsets] + [t]
+        for t in targets
+        if t - max(context) >= 0 and t + max(context) < len(frames.images)
+    ]
     if not rows:
         raise DataError(f"no target has neighbours at distance {max(context)} within the sequence")
     index = torch.tensor(rows)
@@ -152,11 +168,19 @@ def neighbours(frames: Frames, targets: Sequence[int], context: Sequence[int]) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="training.evaluate", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--checkpoint", default="demo", help="'demo', a .safetensors or a .pt file")
-    parser.add_argument("--data", default="procedural", help="'procedural' or a folder with cameras.json and images/")
-    parser.add_argument("--frames", default=None, help="FIRST:LAST target frames of the folder (LAST excluded)")
-    parser.add_argument("--context", default="2,4", help="context frames: distances before and after the target")
+    parser.add_argument(
+        "--data", default="procedural", help="'procedural' or a folder with cameras.json and images/"
+    )
+    parser.add_argument(
+        "--frames", default=None, help="FIRST:LAST target frames of the folder (LAST excluded)"
+    )
+    parser.add_argument(
+        "--context", default="2,4", help="context frames: distances before and after the target"
+    )
     parser.add_argument("--scenes", type=int, default=200, help="number of procedural scenes")
     parser.add_argument("--inputs", type=int, default=4, help="input views of a procedural scene")
     parser.add_argument("--device", default="auto")
@@ -165,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = ec.load_model(args.checkpoint, device=args.device)
         size = model.config.image_size
         if args.data == "procedural":
-            scenes = procedural_scenes(args.scenes, size, args.inputs)  # on the CPU: the same scenes everywhere
+            scenes = procedural_scenes(
+                args.scenes, size, args.inputs
+            )  # on the CPU: the same scenes everywhere
             result = score(model, scenes.images, scenes.c2w, scenes.fxfycxcy, args.inputs)
             label = f"procedural, {args.scenes} scenes, {args.inputs} inputs"
         else:

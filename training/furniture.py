@@ -19,7 +19,9 @@ from .textures import TextureBank, natural_colours
 class Dice:
     """Uniform random numbers for B rooms, cut off one block that was drawn on the CPU."""
 
-    def __init__(self, batch: int, generator: torch.Generator, device: torch.device | str, columns: int = 12288) -> None:
+    def __init__(
+        self, batch: int, generator: torch.Generator, device: torch.device | str, columns: int = 12288
+    ) -> None:
         block = torch.rand(batch, columns, generator=generator)
         if torch.device(device).type == "cuda":
             block = block.pin_memory()  # otherwise the copy waits for everything that is queued on the GPU
@@ -30,7 +32,9 @@ class Dice:
         """Return numbers in [low, high), [B, *shape]."""
         count = math.prod(shape)
         if self.used + count > self.block.shape[1]:
-            raise RuntimeError(f"a room needs more than {self.block.shape[1]} random numbers: enlarge the block")
+            raise RuntimeError(
+                f"a room needs more than {self.block.shape[1]} random numbers: enlarge the block"
+            )
         u = self.block[:, self.used : self.used + count].reshape(-1, *shape)
         self.used += count
         return low + (high - low) * u
@@ -41,7 +45,15 @@ LIMITS = (144, 24, 32)
 
 # Shares of the texture kinds by what a surface is.
 ROLES: dict[str, dict[str, float]] = {
-    "wall": {"paint": 0.78, "noise": 0.04, "tiles": 0.06, "fabric": 0.04, "leaves": 0.03, "wood": 0.04, "photo": 0.01},
+    "wall": {
+        "paint": 0.78,
+        "noise": 0.04,
+        "tiles": 0.06,
+        "fabric": 0.04,
+        "leaves": 0.03,
+        "wood": 0.04,
+        "photo": 0.01,
+    },
     "ceiling": {"paint": 0.85, "tiles": 0.08, "wood": 0.07},
     "floor": {"wood": 0.42, "fabric": 0.22, "tiles": 0.16, "noise": 0.12, "paint": 0.08},
     "furniture": {"wood": 0.38, "paint": 0.42, "fabric": 0.08, "noise": 0.05, "leaves": 0.05, "photo": 0.02},
@@ -112,7 +124,14 @@ class Builder:
     )
 
     def add(
-        self, kind: str, centre: Tensor, half: Tensor, axes: Tensor, valid: Tensor, material: Tensor, group: Tensor
+        self,
+        kind: str,
+        centre: Tensor,
+        half: Tensor,
+        axes: Tensor,
+        valid: Tensor,
+        material: Tensor,
+        group: Tensor,
     ) -> None:
         """Add solids [B, n, ...] with their group numbers [n]."""
         self.parts[kind].append((centre, half, axes, valid, material, group))
@@ -143,7 +162,10 @@ class Frame:
         """
         shape = self.yaw.shape
         local, size = (
-            torch.stack([x.expand(shape) if isinstance(x, Tensor) else torch.full_like(self.yaw, x) for x in three], -1)
+            torch.stack(
+                [x.expand(shape) if isinstance(x, Tensor) else torch.full_like(self.yaw, x) for x in three],
+                -1,
+            )
             for three in (centre, half)
         )
         turn = rotation_z(self.yaw)
@@ -229,7 +251,9 @@ class _Furnisher:
         place = self.against_wall(3, torch.full_like(self.dice(3), 0.04), 0.75, gap=0.0)
         u = self.dice(3, 3)
         wide, high = 0.38 + 0.15 * u[..., 0], 0.98 + 0.1 * u[..., 1]
-        place.put("box", (0.0, 0.02, high + 0.03), (wide + 0.07, 0.03, high + 0.06), self.material("furniture", 3))
+        place.put(
+            "box", (0.0, 0.02, high + 0.03), (wide + 0.07, 0.03, high + 0.06), self.material("furniture", 3)
+        )
         place.put("box", (0.0, -0.01, high), (wide, 0.03, high), self.material("furniture", 3))
         side = torch.where(u[..., 2] < 0.5, -1.0, 1.0)
         place.put("box", (side * (wide - 0.09), -0.07, 1.05), (0.06, 0.012, 0.012), self.material("plain", 3))
@@ -295,7 +319,12 @@ class _Furnisher:
         body, front = self.material("furniture", n), self.material("furniture", n)
         front = torch.where(u[..., 4:5] < 0.6, body, front)
         place.put("box", (0.0, 0.0, high), (wide, deep, high), body)
-        place.put("box", (0.0, 0.0, 2 * high + 0.01), (wide + 0.01, deep + 0.01, 0.015), self.material("furniture", n))
+        place.put(
+            "box",
+            (0.0, 0.0, 2 * high + 0.01),
+            (wide + 0.01, deep + 0.01, 0.015),
+            self.material("furniture", n),
+        )
         grip = self.material("plain", n)
         for k in range(3):
             x = wide * (2 * k - 2) / 3
@@ -359,7 +388,12 @@ class _Furnisher:
         place.put("box", (0.0, wide, high + 0.28), (wide, 0.015, 0.12 + 0.1 * u[..., 4]), seat, tilt=lean)
         foot = 0.01 + 0.012 * u[..., 5]
         for x in (-1.0, 1.0):
-            place.put("box", (x * (wide - 0.02), wide - 0.01, high * 0.5 + 0.15), (foot, foot, high * 0.5 + 0.15), leg)
+            place.put(
+                "box",
+                (x * (wide - 0.02), wide - 0.01, high * 0.5 + 0.15),
+                (foot, foot, high * 0.5 + 0.15),
+                leg,
+            )
             place.put("box", (x * (wide - 0.02), -wide + 0.02, high / 2), (foot, foot, high / 2), leg)
 
     def sofas(self) -> None:
@@ -373,8 +407,15 @@ class _Furnisher:
         place.put("box", (0.0, deep - 0.1, 0.4), (wide, 0.1, 0.4), cloth)
         for x in (-1.0, 1.0):
             place.put("box", (x * (wide + 0.08), 0.0, 0.3), (0.09, deep, 0.3), cloth)
-            place.put("box", (x * wide * 0.5, -0.06, 2 * seat + 0.03), (wide * 0.48, deep - 0.12, 0.06), cloth)
-        place.put("ellipsoid", (wide * (2 * u[..., 3] - 1), 0.05, 2 * seat + 0.25), (0.22, 0.12, 0.2), self.material("cloth", n))
+            place.put(
+                "box", (x * wide * 0.5, -0.06, 2 * seat + 0.03), (wide * 0.48, deep - 0.12, 0.06), cloth
+            )
+        place.put(
+            "ellipsoid",
+            (wide * (2 * u[..., 3] - 1), 0.05, 2 * seat + 0.25),
+            (0.22, 0.12, 0.2),
+            self.material("cloth", n),
+        )
 
     def lamps(self) -> None:
         n = 2
@@ -385,7 +426,9 @@ class _Furnisher:
         shade[..., 11] = 0.8 * (u[..., 2] < 0.5)
         place.put("cylinder", (0.0, 0.0, high), (0.012, 0.012, high), metal)
         place.put("cylinder", (0.0, 0.0, 0.012), (0.14, 0.14, 0.012), metal)
-        place.put("cylinder", (0.0, 0.0, 2 * high), (0.1 + 0.1 * u[..., 1], 0.1 + 0.1 * u[..., 1], 0.1), shade)
+        place.put(
+            "cylinder", (0.0, 0.0, 2 * high), (0.1 + 0.1 * u[..., 1], 0.1 + 0.1 * u[..., 1], 0.1), shade
+        )
 
     def plants(self) -> None:
         n = 2
@@ -411,12 +454,19 @@ class _Furnisher:
             w, d, h = 0.06 + 0.2 * v[..., 0] ** 2, 0.06 + 0.2 * v[..., 1] ** 2, 0.04 + 0.3 * v[..., 2] ** 2
             d = d if kind == "box" else w
             at = (0.5 * v[..., 3], 0.5 * v[..., 4], h)
-            place.put(kind, at, (w, d, h), self.material("thing", 4, fit=kind == "box"), valid=v[..., 4] < 0.6)
+            place.put(
+                kind, at, (w, d, h), self.material("thing", 4, fit=kind == "box"), valid=v[..., 4] < 0.6
+            )
 
     def carpets(self) -> None:
         place = self.anywhere(2, 0.5, squared=0.8)
         u = self.dice(2, 2)
-        place.put("box", (0.0, 0.0, 0.004), (0.4 + 1.2 * u[..., 0], 0.4 + 0.9 * u[..., 1], 0.005), self.material("cloth", 2))
+        place.put(
+            "box",
+            (0.0, 0.0, 0.004),
+            (0.4 + 1.2 * u[..., 0], 0.4 + 0.9 * u[..., 1], 0.005),
+            self.material("cloth", 2),
+        )
 
     def ceiling_lamps(self) -> None:
         n = 3
@@ -427,7 +477,10 @@ class _Furnisher:
         glow[..., 11] = 2.0
         drop = torch.where(u[..., 2] < 0.6, 0.02, 0.1 + 0.4 * u[..., 2])
         place.put(
-            "box", (0.0, 0.0, self.size[:, None, 2] - drop), (0.05 + 0.5 * u[..., 0] ** 2, 0.05 + 0.2 * u[..., 1], 0.03), glow
+            "box",
+            (0.0, 0.0, self.size[:, None, 2] - drop),
+            (0.05 + 0.5 * u[..., 0] ** 2, 0.05 + 0.2 * u[..., 1], 0.03),
+            glow,
         )
 
     def oddities(self) -> None:
@@ -436,7 +489,11 @@ class _Furnisher:
         for kind, thin in (("box", False), ("box", True), ("cylinder", True)):
             place = self.anywhere(n, 0.45, squared=0.2)
             v = self.dice(n, 7)
-            turn = rotation_x((v[..., 0] - 0.5) * 3.0) if not thin else rotation_x((v[..., 0] < 0.4).float() * math.pi / 2)
+            turn = (
+                rotation_x((v[..., 0] - 0.5) * 3.0)
+                if not thin
+                else rotation_x((v[..., 0] < 0.4).float() * math.pi / 2)
+            )
             w = 0.01 + 0.03 * v[..., 1] if thin else 0.05 + 0.25 * v[..., 1] ** 2
             d = w if thin else 0.05 + 0.25 * v[..., 2] ** 2
             h = 0.2 + 1.0 * v[..., 3] if thin else 0.05 + 0.3 * v[..., 3] ** 2
@@ -467,10 +524,8 @@ def furnish(bank: TextureBank, batch: int, generator: torch.Generator, device: t
     # Most rooms have one colour of wall, some an accent wall.
     same = (dice(4, 1) < 0.7) & (dice(1, 1) < 0.9)
     walls = torch.where(same, walls[:, :1], walls)
-    shell = torch.cat(
-        [walls, make_material(bank, dice, "floor", 1), make_material(bank, dice, "ceiling", 1), make_material(bank, dice, "furniture", 1)],
-        1,
-    )  # fmt: skip
+    roles = ("floor", "ceiling", "furniture")
+    shell = torch.cat([walls, *(make_material(bank, dice, role, 1) for role in roles)], 1)
     skirting = torch.where(u[:, 3] < 0.7, 0.05 + 0.1 * u[:, 4], torch.zeros_like(u[:, 4]))
     skirting = torch.where(u[:, 5] < 0.08, 0.9 + 0.4 * u[:, 4], skirting)
     builder = furnisher.everything()
@@ -480,9 +535,21 @@ def furnish(bank: TextureBank, batch: int, generator: torch.Generator, device: t
     group = torch.cat([p[5] for p in parts]).expand(batch, -1)
     lights, power, ambient, tone = _lighting(dice, size, shell[:, :6, 4:7].mean((1, 2)))
     room = Room(
-        size, counts, centre, axes, half, valid, group, builder.groups, torch.cat([material, shell], 1), skirting, lights, power,
-        ambient, tone,
-    )  # type: ignore[arg-type]  # fmt: skip
+        size=size,
+        counts=counts,  # type: ignore[arg-type]
+        centre=centre,
+        axes=axes,
+        half=half,
+        valid=valid,
+        group=group,
+        groups=builder.groups,
+        material=torch.cat([material, shell], 1),
+        skirting=skirting,
+        lights=lights,
+        power=power,
+        ambient=ambient,
+        tone=tone,
+    )
     return room.compact(LIMITS)
 
 

@@ -47,8 +47,8 @@ class FlatGradients:
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Bring the singular values of matrices g [n, rows, columns] near 1 (Newton-Schulz, Muon's quintic), bfloat16."""
-    x = g.bfloat16()
+    """Bring the singular values of matrices g [n, rows, columns] near 1 (Newton-Schulz, Muon's quintic)."""
+    x = g.bfloat16() if g.is_cuda else g.float()  # CPUs are slow in bfloat16
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
@@ -63,11 +63,13 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 class Muon:
     """Momentum with orthogonalised updates (Jordan et al. 2024), for matrices of equal shape together.
 
-    A fused matrix (q, k, v in one) is orthogonalised part by part. The update is scaled by 0.2 sqrt(max(rows, columns)),
-    which gives it AdamW's typical size, so that both take the same learning rate.
+    A fused matrix (q, k, v in one) is orthogonalised part by part. The update is scaled by
+    0.2 sqrt(max(rows, columns)), which gives it AdamW's typical size, so that both take the same learning rate.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], width: int, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: list[nn.Parameter], width: int, momentum: float, weight_decay: float
+    ) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
         groups: dict[tuple[int, int], list[Tensor]] = {}
         for p in parameters:

@@ -18,7 +18,9 @@ class ScenePool:
 
     def __init__(self, settings: DataSettings, bank: TextureBank, generator: torch.Generator) -> None:
         if settings.pool % settings.draw_batch:
-            raise ValueError(f"data.pool ({settings.pool}) must be a multiple of data.draw_batch ({settings.draw_batch})")
+            raise ValueError(
+                f"data.pool ({settings.pool}) must be a multiple of data.draw_batch ({settings.draw_batch})"
+            )
         self.settings, self.bank, self.generator = settings, bank, generator
         shape = (settings.pool, settings.views)
         self.images = torch.empty(*shape, 3, *settings.size, dtype=torch.uint8, device=bank.device)

@@ -46,7 +46,9 @@ def _dot(a: Vector, b: Vector) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _enter(kind: str, o: Vector, d: Vector, centre: Vector, axes: tuple[Vector, Vector, Vector], half: Vector) -> Tensor:
+def _enter(
+    kind: str, o: Vector, d: Vector, centre: Vector, axes: tuple[Vector, Vector, Vector], half: Vector
+) -> Tensor:
     """Return the ray parameter at which rays enter a convex solid, FAR where they miss it.
 
     Rays are o + t d. axes: the object's three axes in the world. Everything broadcasts.
@@ -113,7 +115,7 @@ def _shell(o: Tensor, d: Tensor, size: Tensor) -> Tensor:
     return leave
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
@@ -149,7 +151,7 @@ def trace_dense(room: Room, o: Tensor, d: Tensor, t: Tensor, compiled: bool = Fa
     return t, index
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _chunk_function(kind: str, compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     function = functools.partial(_nearest_chunk, kind)
     return torch.compile(function, dynamic=False) if compiled else function
@@ -245,7 +247,14 @@ def _shadow_sparse(room: Room, points: Tensor, light: Tensor) -> Tensor:
 
 
 def _surface(
-    o: Tensor, d: Tensor, t: Tensor, index: Tensor, objects: Tensor, size: Tensor, skirting: Tensor, counts: tuple[int, ...]
+    o: Tensor,
+    d: Tensor,
+    t: Tensor,
+    index: Tensor,
+    objects: Tensor,
+    size: Tensor,
+    skirting: Tensor,
+    counts: tuple[int, ...],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return point [3, B, P], normal [3, B, P], surface row [B, P], texture coordinates u, v (metres), fit scale."""
     point = o + t * d
@@ -304,11 +313,15 @@ def _surface(
     normal_t = torch.stack([n / length for n in normal])
     surface = torch.where(found, index, number + shell)
     # Print is stretched over its face: (u, v) in [0, 1].
-    fit = torch.stack([torch.where(found, wide, torch.ones_like(t)), torch.where(found, high, torch.ones_like(t))])
+    fit = torch.stack(
+        [torch.where(found, wide, torch.ones_like(t)), torch.where(found, high, torch.ones_like(t))]
+    )
     return point, normal_t, surface, u, v, fit
 
 
-def _texel(texels: Tensor, first: Tensor, side: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _texel(
+    texels: Tensor, first: Tensor, side: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     texel = torch.take(texels, first + y * side + x)
     return (texel & 255).float(), ((texel >> 8) & 255).float(), ((texel >> 16) & 255).float()
 
@@ -369,7 +382,8 @@ def _shade(
     amount, gain = row[..., AMOUNT], row[..., GAIN]
     # Tiles are stored as displayed; light adds up in linear space.
     albedo = [
-        (row[..., (RED, GREEN, BLUE)[k]] * (1 - amount + amount * colour[k] * gain)).clamp(0, 1) ** 2.2 for k in range(3)
+        (row[..., (RED, GREEN, BLUE)[k]] * (1 - amount + amount * colour[k] * gain)).clamp(0, 1) ** 2.2
+        for k in range(3)
     ]
     result = []
     up = normal[2] * 0.5 + 0.5
@@ -379,10 +393,10 @@ def _shade(
         gap = room_size[:, k, None] / 2 - point[k].abs()
         edge = edge * (1 - 0.22 * torch.exp(-gap.clamp_min(0) / 0.25) * (1 - normal[k].abs()))
     edge = edge * (1 - 0.3 * torch.exp(-point[2].clamp_min(0) / 0.2) * (1 - normal[2].abs()))
-    edge = edge * (1 - 0.2 * torch.exp(-(room_size[:, 2, None] - point[2]).clamp_min(0) / 0.25) * (1 - normal[2].abs()))
-    diffuse = [
-        (ambient[:, 0, k, None] * (1 - up) + ambient[:, 1, k, None] * up) * edge for k in range(3)
-    ]
+    edge = edge * (
+        1 - 0.2 * torch.exp(-(room_size[:, 2, None] - point[2]).clamp_min(0) / 0.25) * (1 - normal[2].abs())
+    )
+    diffuse = [(ambient[:, 0, k, None] * (1 - up) + ambient[:, 1, k, None] * up) * edge for k in range(3)]
     shine = [torch.zeros_like(t) for _ in range(3)]
     for light in range(lights.shape[1]):
         to = [lights[:, light, k, None] - point[k] for k in range(3)]
@@ -406,7 +420,9 @@ def _shade(
     return torch.stack(result)
 
 
-def _rays(c2w: Tensor, fxfycxcy: Tensor, size: tuple[int, int], shift: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def _rays(
+    c2w: Tensor, fxfycxcy: Tensor, size: tuple[int, int], shift: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
     """Return origins [3, B, V, 1] and directions [3, B, V, H * W] with unit z in the camera: t is the depth."""
     height, width = size
     u = torch.arange(width, device=c2w.device) + 0.5 + shift[0]
@@ -453,7 +469,9 @@ def render_views(
     total = torch.zeros(3, b, views, size[0] * size[1], device=device)
     depth = torch.full((b, views, size[0] * size[1]), FAR, device=device)
     objects = _packed(room)
-    footprint = (1 / (fxfycxcy[..., 0] * supersampling))[..., None].expand(-1, -1, size[0] * size[1]).flatten(1)
+    footprint = (
+        (1 / (fxfycxcy[..., 0] * supersampling))[..., None].expand(-1, -1, size[0] * size[1]).flatten(1)
+    )
     middle = (supersampling - 1) / 2
     for k in range(supersampling**2):
         row, column = divmod(k, supersampling)

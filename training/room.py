@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class Room:
 
     def to(self, device: torch.device | str) -> Room:
         """Return the same rooms on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device)
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
@@ -89,10 +90,14 @@ class Room:
         return dataclasses.replace(self, valid=self.valid & (groups.gather(1, self.group) == 0))
 
     def compact(self, limits: tuple[int, int, int]) -> Room:
-        """Return the rooms with room for fewer objects of each kind: valid ones first, those beyond a limit left out."""
+        """Return the rooms with fewer places for objects: valid ones first, those beyond a limit left out."""
         kept, first = [], 0
         for count, limit in zip(self.counts, limits, strict=True):
-            order = self.valid[:, first : first + count].to(torch.int8).argsort(dim=1, descending=True, stable=True)
+            order = (
+                self.valid[:, first : first + count]
+                .to(torch.int8)
+                .argsort(dim=1, descending=True, stable=True)
+            )
             kept.append(first + order[:, :limit])
             first += count
         index = torch.cat(kept, 1)
@@ -111,7 +116,7 @@ class Room:
 
     def single(self, i: int) -> Room:
         """Return room i as a batch of one."""
-        picked = {
+        picked: dict[str, Any] = {
             f.name: value[i : i + 1]
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

@@ -30,7 +30,9 @@ class Sample:
         return (self.target_images.shape[-2], self.target_images.shape[-1])
 
 
-def choose_views(batch: int, views: int, inputs: int, targets: int, between: float, u: Tensor) -> tuple[Tensor, Tensor]:
+def choose_views(
+    batch: int, views: int, inputs: int, targets: int, between: float, u: Tensor
+) -> tuple[Tensor, Tensor]:
     """Choose input and target views of walks of `views` poses, [batch, inputs] and [batch, targets] indices.
 
     All lie in a random stretch of the walk. In a share `between` of the samples its two ends are inputs, so that all
@@ -38,7 +40,9 @@ def choose_views(batch: int, views: int, inputs: int, targets: int, between: flo
     """
     needed = inputs + targets
     if needed > views:
-        raise ValueError(f"{inputs} inputs and {targets} targets need {needed} views per scene, there are {views}")
+        raise ValueError(
+            f"{inputs} inputs and {targets} targets need {needed} views per scene, there are {views}"
+        )
     length = needed + (u[:, 0] * (views - needed + 1)).floor()
     start = (u[:, 1] * (views - length + 1)).floor()
     index = torch.arange(views, device=u.device)
@@ -96,7 +100,9 @@ def disturb(c2w: Tensor, degrees: float, metres: float, share: float, generator:
     out = c2w.clone()
     zero = torch.zeros_like(w[..., 0])
     # The exponential to second order: errors are a fraction of a degree.
-    skew = torch.stack([zero, -w[..., 2], w[..., 1], w[..., 2], zero, -w[..., 0], -w[..., 1], w[..., 0], zero], -1)
+    skew = torch.stack(
+        [zero, -w[..., 2], w[..., 1], w[..., 2], zero, -w[..., 0], -w[..., 1], w[..., 0], zero], -1
+    )
     skew = skew.reshape(b, n, 3, 3)
     eye = torch.eye(3, device=device)
     out[..., :3, :3] = c2w[..., :3, :3] @ (eye + skew + skew @ skew / 2)
@@ -120,7 +126,9 @@ def make_sample(
     """
     b, views = c2w.shape[:2]
     u = torch.rand(b, views + 3 + 4, device=c2w.device, generator=generator)
-    chosen_inputs, chosen_targets = choose_views(b, views, inputs, settings.targets, settings.between, u[:, 4:])
+    chosen_inputs, chosen_targets = choose_views(
+        b, views, inputs, settings.targets, settings.between, u[:, 4:]
+    )
     chosen = torch.cat([chosen_inputs, chosen_targets], 1)
     true = place_in_frame(c2w, chosen, settings, u[:, :4])
     if settings.noisy_share > 0:

@@ -34,7 +34,11 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Images uint8 [B, V, 3, H, W]; c2w [B, V, 4, 4] OpenCV, metres; fxfycxcy [B, V, 4] pixels; depth [B, V, H, W] metres."""
+    """Rendered rooms.
+
+    images uint8 [B, V, 3, H, W]; c2w [B, V, 4, 4] OpenCV, metres; fxfycxcy [B, V, 4] pixels; depth [B, V, H, W] metres
+    along the optical axis.
+    """
 
     images: Tensor
     c2w: Tensor
@@ -44,7 +48,10 @@ class SceneBatch:
 
 @dataclass(frozen=True)
 class Walk:
-    """A room (a batch of one) and a camera's path through it: c2w [1, F, 4, 4], fxfycxcy [1, F, 4] pixels of size (H, W)."""
+    """A room (a batch of one) and a camera's path through it.
+
+    c2w [1, F, 4, 4] OpenCV, metres; fxfycxcy [1, F, 4] pixels of an image of size (H, W).
+    """
 
     room: Room
     c2w: Tensor
@@ -78,7 +85,9 @@ def draw_scenes(
     )  # fmt: skip
     if config.noise > 0:
         sigma = 255 * config.noise * dice(1, 1, 1, 1) ** 2
-        grain = torch.Generator(device=bank.device).manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        grain = torch.Generator(device=bank.device).manual_seed(
+            int(torch.randint(2**31, (1,), generator=generator))
+        )
         white = torch.randn(images.shape, generator=grain, device=bank.device, dtype=torch.float16)
         images = (images + sigma.half() * white).round().clamp(0, 255).to(torch.uint8)
     return SceneBatch(images, c2w, fxfycxcy, depth)

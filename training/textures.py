@@ -104,7 +104,7 @@ def _uniform(dice: torch.Generator, *shape: int, low: float = 0.0, high: float =
 
 
 def natural_colours(u: Tensor) -> Tensor:
-    """Map uniform numbers [..., 4] to RGB [..., 3] as indoor surfaces have them: mostly grey, beige, brown; some vivid."""
+    """Map uniform numbers [..., 4] to RGB [..., 3] as indoor surfaces have it: grey, beige, brown, some vivid."""
     hue = torch.where(u[..., 0] < 0.6, 0.02 + 0.12 * (u[..., 0] / 0.6), (u[..., 0] - 0.6) / 0.4)
     vivid = (u[..., 3] > 0.72).float()
     saturation = u[..., 1] ** 2 * 0.45 * (1 - vivid) + vivid * (0.35 + 0.6 * u[..., 1])
@@ -114,7 +114,9 @@ def natural_colours(u: Tensor) -> Tensor:
     return value[..., None] * (1 - saturation[..., None] * fall)
 
 
-def _field(count: int, size: int, slope: Tensor, dice: torch.Generator, stretch: Tensor | None = None) -> Tensor:
+def _field(
+    count: int, size: int, slope: Tensor, dice: torch.Generator, stretch: Tensor | None = None
+) -> Tensor:
     """Draw periodic Gaussian noise [count, size, size] with amplitude spectrum f**-slope, zero mean, unit variance."""
     f = torch.fft.fftfreq(size, device=dice.device) * size
     fy, fx = torch.meshgrid(f, f, indexing="ij")
@@ -200,13 +202,15 @@ def _leaves(count: int, size: int, dice: torch.Generator, shapes: int = 220) -> 
 
 
 def _wood(count: int, size: int, dice: torch.Generator) -> Tensor:
-    x, y = _grid(size, dice)
+    _, y = _grid(size, dice)
     planks = torch.randint(1, 7, (count, 1, 1), generator=dice, device=dice.device)
     row = (y * planks).floor()
     inside = (y * planks) % 1
     jitter = torch.rand(count, 8, generator=dice, device=dice.device)
     tone = jitter.gather(1, row.long().reshape(count, -1)).reshape(count, size, size)
-    grain = _field(count, size, _uniform(dice, count, low=0.9, high=1.5), dice, _uniform(dice, count, low=4, high=14))
+    grain = _field(
+        count, size, _uniform(dice, count, low=0.9, high=1.5), dice, _uniform(dice, count, low=4, high=14)
+    )
     # Each plank shows another piece of the tree.
     shift = (tone * size).long()
     column = (torch.arange(size, device=dice.device) + shift) % size
@@ -217,7 +221,9 @@ def _wood(count: int, size: int, dice: torch.Generator) -> Tensor:
     pale = pale + (grey - pale) * _uniform(dice, count, 1) ** 2
     light = 1 + 0.25 * _uniform(dice, count, 1, 1) * (tone - 0.5) * 2
     light = light + _uniform(dice, count, 1, 1, low=0.03, high=0.16) * grain
-    gap = ((inside < 0.5 * planks / size * 2) & (planks > 1)).float() * _uniform(dice, count, 1, 1, low=0.2, high=0.7)
+    gap = ((inside < 0.5 * planks / size * 2) & (planks > 1)).float() * _uniform(
+        dice, count, 1, 1, low=0.2, high=0.7
+    )
     return pale[:, :, None, None] * (light * (1 - gap))[:, None]
 
 
@@ -270,8 +276,14 @@ def _print(count: int, size: int, dice: torch.Generator) -> Tensor:
     ground = white * 0.93 + (1 - white) * ground
     image = ground[:, :, None, None].expand(-1, -1, size, size).clone()
     picture = _leaves(count, size, dice, 60)
-    top, height = _uniform(dice, count, 1, 1, low=0.0, high=0.6), _uniform(dice, count, 1, 1, low=0.1, high=0.8)
-    left, width = _uniform(dice, count, 1, 1, low=0.0, high=0.4), _uniform(dice, count, 1, 1, low=0.3, high=1.0)
+    top, height = (
+        _uniform(dice, count, 1, 1, low=0.0, high=0.6),
+        _uniform(dice, count, 1, 1, low=0.1, high=0.8),
+    )
+    left, width = (
+        _uniform(dice, count, 1, 1, low=0.0, high=0.4),
+        _uniform(dice, count, 1, 1, low=0.3, high=1.0),
+    )
     inside = (y > top) & (y < top + height) & (x > left) & (x < left + width)
     inside = inside & (_uniform(dice, count, 1, 1) < 0.75)
     image = torch.where(inside[:, None], picture, image)
@@ -286,9 +298,14 @@ def _print(count: int, size: int, dice: torch.Generator) -> Tensor:
             letters = ((x * lines * 5) % 1) < 0.7
             ink = ink & (letters | (_uniform(dice, count, 1, 1) < 0.4))
         top, left = _uniform(dice, count, 1, 1), _uniform(dice, count, 1, 1, low=-0.2, high=0.7)
-        height, width = _uniform(dice, count, 1, 1, low=0.05, high=0.4), _uniform(dice, count, 1, 1, low=0.2, high=0.9)
+        height, width = (
+            _uniform(dice, count, 1, 1, low=0.05, high=0.4),
+            _uniform(dice, count, 1, 1, low=0.2, high=0.9),
+        )
         ink = ink & (y > top) & (y < top + height) & (x > left) & (x < left + width)
-        colour = natural_colours(_uniform(dice, count, 4)) * (0.15 + 0.85 * (_uniform(dice, count, 1) < 0.3).float())
+        colour = natural_colours(_uniform(dice, count, 4)) * (
+            0.15 + 0.85 * (_uniform(dice, count, 1) < 0.3).float()
+        )
         image = torch.where(ink[:, None], colour[:, :, None, None], image)
     return image
 

@@ -58,7 +58,9 @@ class Clock:
                 with contextlib.suppress(ValueError, OSError):
                     self.minutes = max(0.01, float(self.file.read_text()))
             elapsed = (time.monotonic() - self.start) / (60 * self.minutes)
-            value = torch.tensor([max(elapsed, step / self.steps if self.steps else 0.0)], dtype=torch.float64)
+            value = torch.tensor(
+                [max(elapsed, step / self.steps if self.steps else 0.0)], dtype=torch.float64
+            )
             if self.group is not None:
                 dist.broadcast(value, 0, group=self.group)
             self.progress = min(1.0, float(value))
@@ -110,8 +112,8 @@ class Averaged:
     def __init__(self, model: ec.EfficientLVSM, decay: float, every: int = 4) -> None:
         self.decay, self.every = decay, every
         self.model = copy.deepcopy(model).requires_grad_(False)
-        self.source = list(model.parameters())
-        self.average = list(self.model.parameters())
+        self.source: list[Tensor] = list(model.parameters())
+        self.average: list[Tensor] = list(self.model.parameters())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -130,8 +132,14 @@ class Monitor:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1))
         self.log = logging.getLogger("training")
-        self.scenes = procedural_scenes(settings.eval_scenes, settings.data.size, device=device)
-        self.frames: Frames | None = load_frames(settings.frames, settings.data.size) if settings.frames else None
+        data = settings.data
+        tiles, texture_size = min(192, data.tiles), min(128, data.texture_size)
+        self.scenes = procedural_scenes(
+            settings.eval_scenes, data.size, device=device, tiles=tiles, texture_size=texture_size
+        )
+        self.frames: Frames | None = (
+            load_frames(settings.frames, settings.data.size) if settings.frames else None
+        )
         self.start = time.monotonic()
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -176,7 +184,9 @@ def train(settings: TrainSettings) -> Path | None:
     if settings.compile:
         compile_blocks(model)
     optimiser = Optimiser(model, settings.model.width, settings.optim)
-    bank = make_texture_bank(settings.data.tiles, settings.data.texture_size, settings.seed * 77 + rank, device)
+    bank = make_texture_bank(
+        settings.data.tiles, settings.data.texture_size, settings.seed * 77 + rank, device
+    )
     seed = settings.seed * 10_000 + rank
     assert seed < TEST_SEED
     pool = ScenePool(settings.data, bank, torch.Generator().manual_seed(seed))
@@ -267,7 +277,11 @@ def make_model(settings: TrainSettings, device: torch.device) -> ec.EfficientLVS
 
 
 def step_once(
-    model: ec.EfficientLVSM, optimiser: Optimiser, sample: Sample, settings: TrainSettings, device: torch.device
+    model: ec.EfficientLVSM,
+    optimiser: Optimiser,
+    sample: Sample,
+    settings: TrainSettings,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute averaged and clipped gradients of one sample; returns loss, mse, gradient norm, dropped (0 or 1)."""
     optimiser.gradients.zero()
@@ -305,8 +319,12 @@ def _warm_up(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="training.train", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", default=None, help="YAML file of settings (training/settings.py describes them)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file's")
+    parser.add_argument(
+        "--config", default=None, help="YAML file of settings (training/settings.py describes them)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that differ from the file's"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -69,7 +69,9 @@ def draw_walks(room: Room, frames: int, dice: Dice, candidates: int = 6) -> tupl
     # Direction of travel against the heading: forward, backward, sideways or anything.
     travel = u[..., 6:7]
     offset = torch.where(travel < 0.35, 0.0, torch.where(travel < 0.45, math.pi, 2 * math.pi * u[..., 7:8]))
-    offset = torch.where((travel > 0.45) & (travel < 0.75), torch.where(u[..., 7:8] < 0.5, 0.5, -0.5) * math.pi, offset)
+    offset = torch.where(
+        (travel > 0.45) & (travel < 0.75), torch.where(u[..., 7:8] < 0.5, 0.5, -0.5) * math.pi, offset
+    )
     offset = offset + 0.25 * _smooth(dice, (k,), steps)
     half = room.size[:, None, None, :2] / 2 - MARGIN - 0.1
     start = (dice(k, 1, 2) * 2 - 1) * half
@@ -81,8 +83,12 @@ def draw_walks(room: Room, frames: int, dice: Dice, candidates: int = 6) -> tupl
     aim = target - path
     orbit = (mode > 0.65)[..., None] & (aim.norm(dim=-1) > 0.5).all(-1, keepdim=True)
     yaw = torch.where(orbit, torch.atan2(aim[..., 1], aim[..., 0]) + 0.1 * _smooth(dice, (k,), steps), yaw)
-    height = 0.4 + 1.4 * u[..., 8:9] ** 0.6 + 0.3 * stride * _smooth(dice, (k,), steps) + 0.01 * dice(k, frames)
-    height = height + torch.where(u[..., 9:10] < 0.3, 0.25 * stride, 0.0) * (steps - frames / 2) * (u[..., 10:11] - 0.5)
+    height = (
+        0.4 + 1.4 * u[..., 8:9] ** 0.6 + 0.3 * stride * _smooth(dice, (k,), steps) + 0.01 * dice(k, frames)
+    )
+    height = height + torch.where(u[..., 9:10] < 0.3, 0.25 * stride, 0.0) * (steps - frames / 2) * (
+        u[..., 10:11] - 0.5
+    )
     height = height.clamp(0.3, 2.0).minimum(room.size[:, None, None, 2] - MARGIN - 0.05)
     pitch = math.radians(-12) + math.radians(32) * (u[..., 11:12] + u[..., 12:13] - 1)
     pitch = pitch + math.radians(7) * (0.15 + u[..., 13:14]) * _smooth(dice, (k,), steps)
@@ -144,7 +150,9 @@ def stroll(
     way = path[1:] - path[:-1]
     way = torch.cat([way, way[-1:]])
     heading = torch.atan2(way[:, 1], way[:, 0])
-    heading = heading[0] + torch.cumsum(torch.remainder(torch.diff(heading, prepend=heading[:1]) + math.pi, 2 * math.pi) - math.pi, 0)
+    heading = heading[0] + torch.cumsum(
+        torch.remainder(torch.diff(heading, prepend=heading[:1]) + math.pi, 2 * math.pi) - math.pi, 0
+    )
     glance = 0.5 * (angle * 3.1 + 6 * u[3]).sin() + 0.35 * (angle * 1.7 + 6 * u[4]).sin()
     yaw = heading + glance
     # Frames are cut where either limit is reached, at most 20 fine steps apart.
