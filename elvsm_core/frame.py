@@ -35,12 +35,17 @@ class SceneFrame:
 
     @classmethod
     def fit(
-        cls, T_world_cam: ArrayLike, reach: float = MODEL_RANGE, default_scale: float = 0.5
+        cls,
+        T_world_cam: ArrayLike,
+        reach: float = MODEL_RANGE,
+        default_scale: float = 0.5,
+        max_scale: float = math.inf,
     ) -> SceneFrame:
         """Return the frame whose anchor is the mean pose and in which the farthest camera lies at `reach`.
 
         T_world_cam [n, 4, 4]. With reach = 1/1.35 this is the published normalisation of these views. Where
-        the centres coincide (a single view, a robot turning on the spot), the scale is default_scale.
+        the centres coincide (a single view, a robot turning on the spot), the scale is default_scale; it is
+        never more than max_scale.
         """
         poses = np.asarray(T_world_cam, dtype=np.float64)
         anchor = mean_pose(torch.from_numpy(poses)).numpy()
@@ -49,7 +54,7 @@ class SceneFrame:
             anchor[:3, 3] = poses[:, :3, 3].mean(0)
         extent = float(np.abs((poses[:, :3, 3] - anchor[:3, 3]) @ anchor[:3, :3]).max())
         # Below a millimetre the baseline is noise, and the scale would be, too.
-        return cls(anchor, reach / extent if extent > 1e-3 else default_scale)
+        return cls(anchor, min(reach / extent, max_scale) if extent > 1e-3 else default_scale)
 
     def to_model(self, T_world_cam: ArrayLike) -> NDArray[np.float32]:
         """Map poses [n, 4, 4] in the world to camera-to-model poses [n, 4, 4], float32."""
@@ -73,23 +78,42 @@ class FramePolicy:
     freeze_after: number of keyframes up to which the frame follows them. window: number of newest keyframes
     that a new frame is fitted to. reach: where the farthest of them comes to lie, model units; the rest of
     the range is room to move on. limit: the frame is chosen anew when a keyframe lies farther out than this.
+    max_scale: model units per metre, so that the jitter of a camera that stands still is not blown up to the
+    whole range. shrink: the frame is also chosen anew when a new one would be larger in scale by this factor,
+    because the camera jumped and left a frame behind that spans both places.
+
+    The defaults were measured on a recorded walk (docs/decisions.md).
     """
 
     freeze_after: int = 4
-    window: int = 8
-    reach: float = MODEL_RANGE / 2
+    window: int = 4
+    reach: float = 0.75 * MODEL_RANGE
     limit: float = MODEL_RANGE
+    max_scale: float = 8.0
+    shrink: float = 4.0
 
     def next_frame(self, current: SceneFrame | None, T_world_cam: NDArray[np.float64]) -> SceneFrame:
         """Return the frame to use for keyframes T_world_cam [n, 4, 4], the newest last.
 
         Returns `current` itself unless it has to change.
         """
-        newest = T_world_cam[-self.window :]
+        fresh = SceneFrame.fit(T_world_cam[-self.window :], self.reach, max_scale=self.max_scale)
         if (
             current is None
             or len(T_world_cam) <= self.freeze_after
             or current.extent(T_world_cam[-1:]) > self.limit
+            or fresh.scale > self.shrink * current.scale
         ):
-            return SceneFrame.fit(newest, self.reach)
+            return fresh
         return current
+
+    def frame_for(self, used: NDArray[np.float64], targets: NDArray[np.float64]) -> SceneFrame:
+        """Return the frame for a request outside of the current one: views used [n, 4, 4], targets [m, 4, 4].
+
+        It depends on the views alone as long as the targets lie in its range, so that requests which use the
+        same views share it.
+        """
+        frame = SceneFrame.fit(used, self.reach, max_scale=self.max_scale)
+        if frame.extent(targets) <= self.limit:
+            return frame
+        return SceneFrame.fit(np.concatenate([used, targets]), max_scale=self.max_scale)

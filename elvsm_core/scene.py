@@ -23,6 +23,8 @@ from .store import KeyframeStore
 
 RENDER_BATCH = 8
 """Targets decoded at once; more only cost memory."""
+ASIDE_VIEWS = 16
+"""Most views whose encoding is kept for requests outside of the scene's frame."""
 SHORTLIST = 64
 """Keyframes that are looked at closely when the most useful ones for a request are chosen."""
 
@@ -91,6 +93,7 @@ class Scene:
         self._max_keyframes = max_keyframes
         self._keyframes = KeyframeStore()
         self._slots: dict[int, int] = {}  # least recently used first
+        self._aside: tuple[tuple, KeysValues] | None = None
         self._next_id = 0
         self._lock = threading.RLock()
 
@@ -169,6 +172,7 @@ class Scene:
             self._keyframes.clear()
             self._slots.clear()
             self._cache.clear()
+            self._aside = None
             if not self._fixed_frame:
                 self._frame = None
 
@@ -292,14 +296,10 @@ class Scene:
         assert self._frame is not None
         targets = np.stack([camera.T_world_cam for camera in cameras])
         if not self._fixed_frame and self._frame.extent(targets) > self._policy.limit:
-            # Far from where the robot is now: these views get a frame of their own for this request.
-            used = np.stack([self._keyframes[view].camera.T_world_cam for view in ids])
-            frame = SceneFrame.fit(np.concatenate([used, targets]))
-            encoded = [self._encoded(self._keyframes[view], frame) for view in ids]
-            layers = zip(*encoded, strict=True)
-            return frame, [
-                (torch.cat([k for k, _ in layer], 1), torch.cat([v for _, v in layer], 1)) for layer in layers
-            ]
+            # Not where the robot is now: these views get a frame of their own for this request.
+            used = [self._keyframes[view] for view in ids]
+            frame = self._policy.frame_for(np.stack([k.camera.T_world_cam for k in used]), targets)
+            return frame, self._encoded_aside(used, frame)
         for view in ids:
             if view in self._slots:
                 self._slots[view] = self._slots.pop(view)
@@ -307,6 +307,18 @@ class Scene:
             if view not in self._slots:
                 self._encode(view, self._keyframes[view])
         return self._frame, self._cache.select([self._slots[view] for view in ids])
+
+    def _encoded_aside(self, used: list[Keyframe], frame: SceneFrame) -> KeysValues:
+        """Encode views in a frame that is not the scene's; the last few are kept for the next such request."""
+        key = (tuple(used), frame.scale, frame.T_world_anchor.tobytes())
+        if self._aside is not None and self._aside[0] == key:
+            return self._aside[1]
+        layers = zip(*(self._encoded(keyframe, frame) for keyframe in used), strict=True)
+        joined = [
+            (torch.cat([k for k, _ in layer], 1), torch.cat([v for _, v in layer], 1)) for layer in layers
+        ]
+        self._aside = (key, joined) if len(used) <= ASIDE_VIEWS else None
+        return joined
 
     def _decode(self, keys_values: KeysValues, frame: SceneFrame, cameras: Sequence[Camera]) -> Tensor:
         height, width = cameras[0].size

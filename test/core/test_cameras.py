@@ -164,6 +164,13 @@ def test_frame_of_a_robot_turning_on_the_spot():
     assert frame.extent(poses) < 1e-6
 
 
+def test_jitter_of_a_resting_camera_is_not_blown_up():
+    poses = np.tile(np.eye(4), (4, 1, 1))
+    poses[:, 0, 3] = [0, 0.002, -0.002, 0.001]
+    assert ec.SceneFrame.fit(poses).extent(poses) == pytest.approx(1 / 1.35)
+    assert ec.SceneFrame.fit(poses, max_scale=8.0).extent(poses) == pytest.approx(0.018, rel=0.05)
+
+
 def test_moved_frame_keeps_model_coordinates():
     poses, T = np.stack([pose(i) for i in range(3)]), pose(9, 10)
     frame = ec.SceneFrame.fit(poses)

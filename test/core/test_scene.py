@@ -127,30 +127,38 @@ def test_update_poses_equals_fresh(tiny_model, walk, frame):
     np.testing.assert_array_equal(scene.poses, unchanged)
 
 
+def count_encodings(model, monkeypatch):
+    """Return a list that grows with every call of the encoder."""
+    encode, calls = model.encode_views, []
+    monkeypatch.setattr(model, "encode_views", lambda *a: calls.append(a) or encode(*a))
+    return calls
+
+
 def test_rigid_correction_moves_the_frame_only(tiny_model, walk, monkeypatch):
     scene, ids = build(tiny_model, walk, None)
     T = np.eye(4)
     T[:3, :3] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
     T[:3, 3] = [100, 20, -3]
-    before = scene.render_tensor(targets())
-    encoded = []
-    monkeypatch.setattr(tiny_model, "encode_views", lambda *a: encoded.append(a))
+    here = [walk[6][1].resized(32, 32), walk[7][1].resized(32, 32)]
+    before = scene.render_tensor(here)
+    encoded = count_encodings(tiny_model, monkeypatch)
     scene.update_poses({i: T @ camera.T_world_cam for i, (_, camera) in zip(ids, walk, strict=True)})
-    moved = [camera.at(T @ camera.T_world_cam) for camera in targets()]
+    moved = [camera.at(T @ camera.T_world_cam) for camera in here]
     torch.testing.assert_close(scene.render_tensor(moved), before, atol=1e-4, rtol=0)
     assert not encoded
 
 
 def test_chosen_frame_follows_the_camera_and_stays_exact(tiny_model, walk):
     scene = ec.Scene(tiny_model, capacity=32)
-    frames = set()
+    frames = []
     for step in range(24):
         image, camera = walk[step % 8]
         T = camera.T_world_cam.copy()
-        T[0, 3] += 0.3 * step
+        T[0, 3] += (0.02 if step < 12 else 0.5) * step
         scene.insert(image, camera.at(T))
-        frames.add(id(scene.frame))
+        frames += [] if frames and scene.frame is frames[-1] else [scene.frame]
         assert scene.frame.extent(T[None]) <= 1 / 1.35 + 1e-6
+        assert scene.frame.scale <= 8.0
     assert 4 < len(frames) < 24, "the frame should follow the first keyframes, then change now and then"
     here = [camera.at(T) for camera in targets()]
     fresh = ec.Scene(tiny_model, capacity=32, frame=scene.frame)
@@ -158,19 +166,33 @@ def test_chosen_frame_follows_the_camera_and_stays_exact(tiny_model, walk):
         kept = scene.keyframe(view)
         fresh.insert(kept.image, kept.camera)
     torch.testing.assert_close(scene.render_tensor(here), fresh.render_tensor(here), atol=1e-6, rtol=0)
-    # A target where the robot was long ago is rendered, too, in a frame that suits it.
-    near, used = targets(), scene.render(targets(), max_views=4).views
-    old = ec.Scene(
-        tiny_model,
-        frame=ec.SceneFrame.fit(
-            [scene.keyframe(v).camera.T_world_cam for v in used] + [t.T_world_cam for t in near]
-        ),
-    )
-    for view in used:
-        old.insert(scene.keyframe(view).image, scene.keyframe(view).camera)
-    torch.testing.assert_close(
-        scene.render_tensor(near, max_views=4), old.render_tensor(near), atol=1e-6, rtol=0
-    )
+
+
+def test_requests_far_from_the_robot_get_a_frame_of_their_own(tiny_model, walk, monkeypatch):
+    scene, ids = build(tiny_model, walk, None)
+    image, camera = walk[0]
+    for step in range(6):
+        T = camera.T_world_cam.copy()
+        T[0, 3] = 20 + 0.1 * step
+        scene.insert(image, camera.at(T))
+    encoded = count_encodings(tiny_model, monkeypatch)
+    start = [walk[i][1].resized(32, 32) for i in (2, 3)]
+    for near in (start, [c.at(c.T_world_cam + 0.01 * np.eye(4, k=3)) for c in start]):
+        out = scene.render_tensor(near, max_views=4)
+        used = scene.render(near, max_views=4).views
+        poses = np.stack([scene.keyframe(v).camera.T_world_cam for v in used])
+        frame = ec.FramePolicy().frame_for(poses, np.stack([t.T_world_cam for t in near]))
+        assert set(used) <= set(ids) and frame.extent(poses) <= 1 / 1.35 + 1e-6
+        there = ec.Scene(tiny_model, frame=frame)
+        for view in used:
+            there.insert(scene.keyframe(view).image, scene.keyframe(view).camera)
+        torch.testing.assert_close(out, there.render_tensor(near), atol=1e-6, rtol=0)
+    assert len(encoded) == 4 + 2 * 4, "views are encoded once for requests that share them"
+    scene.replace(used[0], *walk[7])
+    assert (scene.render_tensor(near, max_views=4) - out).abs().max() > 1e-4
+    # Farther away than any view can be placed in the range: the target takes part in choosing the frame.
+    beyond = [c.at(c.T_world_cam + 3.0 * np.eye(4, k=3)) for c in start]
+    assert torch.isfinite(scene.render_tensor(beyond, max_views=2)).all()
 
 
 def test_sizes_that_are_no_whole_patches(tiny_model, walk, frame):
