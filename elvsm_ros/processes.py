@@ -37,10 +37,22 @@ def private_environment(domain: int | None = None) -> dict[str, str]:
     environment.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
     # The ROS packages of PyPI take the virtual environment as their prefix, but do not say so.
     environment.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+    # Discovery on this machine alone switches LARGE_DATA off; the profile has what both are for.
+    profile = localhost_profile(environment["AMENT_PREFIX_PATH"])
+    if profile is not None:
+        environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
     # They share the cores: a thread that spins while it waits for another takes that one's time.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
+
+
+def localhost_profile(prefixes: str) -> Path | None:
+    """Return the Fast DDS profile for traffic within this machine: of a checkout, or below an ament prefix."""
+    name = "fastdds_localhost.xml"
+    places = [Path(__file__).parents[1] / "config" / name]
+    places += [Path(prefix) / "share" / "elvsm" / "config" / name for prefix in prefixes.split(os.pathsep)]
+    return next((place for place in places if place.is_file()), None)
 
 
 def free_domain() -> int:

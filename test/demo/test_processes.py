@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from elvsm_ros import processes
 from elvsm_ros.processes import Child, ProcessDied, free_domain, private_environment, stop
 
 STUBBORN = """
@@ -129,3 +130,19 @@ def test_a_domain_that_somebody_uses_is_not_free(monkeypatch: pytest.MonkeyPatch
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebody:
         somebody.bind(("", 7400 + 250 * 5))
         assert free_domain() == 6
+
+
+def test_private_traffic_keeps_its_large_images(monkeypatch, tmp_path):
+    """Limited to this machine, Fast DDS ignores LARGE_DATA; a profile has to stand in for it."""
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    profile = private_environment()["FASTDDS_DEFAULT_PROFILES_FILE"]
+    assert "segment_size" in Path(profile).read_text()
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/mine.xml")
+    assert private_environment()["FASTDDS_DEFAULT_PROFILES_FILE"] == "/mine.xml"
+    # Installed by colcon, the profile lies in the package's share folder.
+    monkeypatch.setattr(processes, "__file__", str(tmp_path / "lib" / "elvsm_ros" / "processes.py"))
+    assert processes.localhost_profile(str(tmp_path)) is None
+    installed = tmp_path / "share" / "elvsm" / "config" / "fastdds_localhost.xml"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("<profiles/>")
+    assert processes.localhost_profile(f"/nowhere:{tmp_path}") == installed
