@@ -1,15 +1,21 @@
-"""Measure renders: PSNR and SSIM against the true images, beside copying the nearest context view.
+"""Measure renders against the true images: procedural scenes, a walk on disk, or RealEstate10K as published.
 
 python -m training.evaluate --checkpoint demo --data procedural
-python -m training.evaluate --checkpoint demo --data path/to/walk --frames 200:250 --context 2,4
+python -m training.evaluate --checkpoint demo --data path/to/walk --frames 200:250 --context 2,4 --lpips
+torchrun --nproc-per-node 8 -m training.evaluate --checkpoint FILE --data RE10K --index evaluation_index_re10k.json
+
+The first two also measure a copy of the nearest context view. The third is the published protocol; it goes on where
+it was interrupted. --incremental adds the views one by one instead and measures quality and latency after each.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +42,22 @@ class Frames:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per target: PSNR (dB) and SSIM of the render, PSNR and SSIM of the nearest context view; [n] each."""
+    """Per target: PSNR (dB), SSIM and, if asked for, LPIPS of the render and of the nearest context view; [n] each."""
 
     psnr: Tensor
     ssim: Tensor
     nearest_psnr: Tensor
     nearest_ssim: Tensor
+    lpips: Tensor | None = None
+    nearest_lpips: Tensor | None = None
 
     def __str__(self) -> str:
-        return (
-            f"render {self.psnr.mean():.2f} dB, SSIM {self.ssim.mean():.3f}; nearest view "
-            f"{self.nearest_psnr.mean():.2f} dB, SSIM {self.nearest_ssim.mean():.3f}; {len(self.psnr)} targets"
-        )
+        render = f"render {self.psnr.mean():.2f} dB, SSIM {self.ssim.mean():.3f}"
+        nearest = f"nearest view {self.nearest_psnr.mean():.2f} dB, SSIM {self.nearest_ssim.mean():.3f}"
+        if self.lpips is not None and self.nearest_lpips is not None:
+            render += f", LPIPS {self.lpips.mean():.3f}"
+            nearest += f", LPIPS {self.nearest_lpips.mean():.3f}"
+        return f"{render}; {nearest}; {len(self.psnr)} targets"
 
 
 class DataError(ValueError):
@@ -91,15 +101,22 @@ def _orthonormal(pose: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def score(
-    model: ec.EfficientLVSM, images: Tensor, c2w: Tensor, fxfycxcy: Tensor, inputs: int, chunk: int = 16
+    model: ec.EfficientLVSM,
+    images: Tensor,
+    c2w: Tensor,
+    fxfycxcy: Tensor,
+    inputs: int,
+    chunk: int = 16,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Scores:
     """Score renders of the views behind the first `inputs` ones of each scene.
 
     images uint8 [b, V, 3, H, W], c2w [b, V, 4, 4] metres, fxfycxcy [b, V, 4] pixels. Poses get the published
     normalisation over all V views. The nearest view is the input whose pose is nearest: metres plus radians.
+    perceptual: a distance of images [n, 3, H, W] to compute as well, elvsm_core.metrics.lpips for example.
     """
     device, size = model.device, (images.shape[-2], images.shape[-1])
-    result: list[list[Tensor]] = [[], [], [], []]
+    result: list[list[Tensor]] = [[], [], [], [], [], []]
     for i in range(0, len(images), chunk):
         true = images[i : i + chunk].to(device).float() / 255
         world = c2w[i : i + chunk].double()
@@ -119,7 +136,9 @@ def score(
             flat = image.flatten(0, 1).clamp(0, 1)
             result[k_].append(ec.metrics.psnr(flat, target).cpu())
             result[k_ + 1].append(ec.metrics.ssim(flat, target).cpu())
-    return Scores(*(torch.cat([torch.as_tensor(x) for x in part]).float() for part in result))
+            if perceptual is not None:
+                result[4 + k_ // 2].append(perceptual(flat, target).cpu())
+    return Scores(*(torch.cat(part).float() for part in result if part))
 
 
 def procedural_scenes(
@@ -166,45 +185,135 @@ def neighbours(
     return frames.images[index], frames.c2w[index], frames.fxfycxcy[index]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def _pair(text: str) -> tuple[int, int]:
+    height, _, width = text.partition(",")
+    return int(height), int(width or height)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="training.evaluate", description=__doc__.splitlines()[0] if __doc__ else None
+        prog="training.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--checkpoint", default="demo", help="'demo', a .safetensors or a .pt file")
-    parser.add_argument(
-        "--data", default="procedural", help="'procedural' or a folder with cameras.json and images/"
+    add = parser.add_argument
+    add("--checkpoint", default="demo", help="'demo', a .safetensors or a .pt file")
+    add(
+        "--data",
+        default="procedural",
+        help="'procedural', a folder with cameras.json and images/, or RealEstate10K",
     )
-    parser.add_argument(
-        "--frames", default=None, help="FIRST:LAST target frames of the folder (LAST excluded)"
+    add("--device", default="auto")
+    add("--inputs", type=int, help="input views of a scene (procedural: 4, RealEstate10K: 2)")
+    add(
+        "--image-size",
+        type=_pair,
+        metavar="HEIGHT[,WIDTH]",
+        help="render at this size, not at the model's own",
     )
-    parser.add_argument(
+    add(
+        "--lpips",
+        action=argparse.BooleanOptionalAction,
+        help="LPIPS (vgg), too (RealEstate10K: yes, others: no)",
+    )
+    add("--lpips-weights", help="its weights: a file, or the folder that holds it")
+    group = parser.add_argument_group("procedural scenes and walks")
+    group.add_argument("--scenes", type=int, default=200, help="number of procedural scenes")
+    group.add_argument("--frames", help="FIRST:LAST target frames of the walk (LAST excluded)")
+    group.add_argument(
         "--context", default="2,4", help="context frames: distances before and after the target"
     )
-    parser.add_argument("--scenes", type=int, default=200, help="number of procedural scenes")
-    parser.add_argument("--inputs", type=int, default=4, help="input views of a procedural scene")
-    parser.add_argument("--device", default="auto")
-    args = parser.parse_args(argv)
+    add = parser.add_argument_group("RealEstate10K").add_argument
+    add("--index", help="evaluation index, a JSON file; says which frames are inputs and targets")
+    add("--targets", type=int, default=3, help="target views of a scene")
+    add("--out", default="evaluation", help="folder for metrics.json, summary.csv and what a restart needs")
+    add(
+        "--incremental",
+        action="store_true",
+        help="add views one by one: incremental.json and incremental.csv",
+    )
+    add("--bf16-rays", action="store_true", help="round rays to bfloat16, as in the published evaluation")
+    add("--bf16-images", action="store_true", help="round renders to bfloat16 before measuring, as published")
+    add("--resize", type=int, help="resize to a square of this side before measuring")
+    add("--batch", type=int, default=4, help="scenes rendered together")
+    add("--workers", type=int, default=2, help="processes that decode images, for each that renders")
+    add("--limit", type=int, default=0, help="only the first scenes (0: all)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
     try:
-        model = ec.load_model(args.checkpoint, device=args.device)
-        size = model.config.image_size
-        if args.data == "procedural":
-            scenes = procedural_scenes(
-                args.scenes, size, args.inputs
-            )  # on the CPU: the same scenes everywhere
-            result = score(model, scenes.images, scenes.c2w, scenes.fxfycxcy, args.inputs)
-            label = f"procedural, {args.scenes} scenes, {args.inputs} inputs"
-        else:
-            frames = load_frames(args.data, size)
-            first, _, last = (args.frames or f"0:{len(frames.images)}").partition(":")
-            context = [int(d) for d in args.context.split(",")]
-            sample = neighbours(frames, range(int(first), min(int(last), len(frames.images))), context)
-            result = score(model, *sample, inputs=2 * len(context))
-            label = f"{Path(args.data).name} {first}:{last}, context " + ", ".join(f"t±{d}" for d in context)
+        if args.index is not None:
+            return _published(args)
+        if args.incremental:
+            raise DataError("--incremental needs the views of an evaluation index: give --index")
+        print(_beside_nearest(args))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{label} at {size[0]}x{size[1]}: {result}")
+    except OSError as error:  # a full disk
+        print(f"error: {error}; the results so far are kept, the same command goes on", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _beside_nearest(args: argparse.Namespace) -> str:
+    if args.data != "procedural" and not (Path(args.data) / "cameras.json").is_file():
+        hint = (
+            "for RealEstate10K give --index, too" if Path(args.data).exists() else "there is no such folder"
+        )
+        raise DataError(f"{args.data} holds no cameras.json: {hint}")
+    model = ec.load_model(args.checkpoint, device=args.device)
+    size = args.image_size or model.config.image_size
+    model.check_size(size)
+    perceptual = functools.partial(ec.metrics.lpips, weights=args.lpips_weights) if args.lpips else None
+    if args.data == "procedural":
+        inputs = 4 if args.inputs is None else args.inputs
+        # On the CPU: the same scenes everywhere.
+        scenes = procedural_scenes(args.scenes, size, inputs)
+        sample = scenes.images, scenes.c2w, scenes.fxfycxcy
+        label = f"procedural, {args.scenes} scenes, {inputs} inputs"
+    else:
+        frames = load_frames(args.data, size)
+        first, _, last = (args.frames or f"0:{len(frames.images)}").partition(":")
+        context = [int(d) for d in args.context.split(",")]
+        sample = neighbours(frames, range(int(first), min(int(last), len(frames.images))), context)
+        inputs = 2 * len(context)
+        label = f"{Path(args.data).name} {first}:{last}, context " + ", ".join(f"t±{d}" for d in context)
+    result = score(model, *sample, inputs=inputs, perceptual=perceptual)
+    return f"{label} at {size[0]}x{size[1]}: {result}"
+
+
+def _published(args: argparse.Namespace) -> int:
+    from .evaluate_re10k import Evaluation, run, run_incrementally
+    from .protocol import Protocol
+
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else "cpu"
+    )
+    if args.device != "auto":
+        device = torch.device(args.device)
+    # Published figures come from float32 weights under autocast.
+    model = ec.load_model(args.checkpoint, device=str(device), dtype="float32")
+    settings = Evaluation(
+        data=args.data, index=args.index, out=args.out, inputs=2 if args.inputs is None else args.inputs,
+        targets=args.targets, image_size=args.image_size or model.config.image_size, bf16_rays=args.bf16_rays,
+        batch=args.batch, workers=args.workers, limit=args.limit,
+        protocol=Protocol(
+            lpips=args.lpips is not False, lpips_weights=args.lpips_weights, bf16_images=args.bf16_images,
+            resize=args.resize,
+        ),
+    )  # fmt: skip
+    if args.incremental:
+        print(run_incrementally(model, settings))
+        return 0
+    summary = run(model, settings)
+    if summary is not None:
+        for key, reason in summary.failed.items():
+            print(f"warning: scene {key} was left out: {reason}", file=sys.stderr)
+        print(f"{summary}; written to {args.out}")
     return 0
 
 
