@@ -125,6 +125,10 @@ def write_picture(path: Path, views: list[HeldOut], columns: int = 5, side: int 
     )
     # 256 colours: a third of the size, and hardly a difference to be seen in pictures this soft.
     full = Image.fromarray(rgb)
-    picture = full.quantize(palette=full.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
+    palette = full.quantize(256)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.sum(1).argmax()] = 255  # paper is white, not nearly
+    palette.putpalette(colours.flatten().tolist())
+    picture = full.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, optimize=True)
