@@ -236,19 +236,22 @@ class Intrinsics:
         return Intrinsics(self.fx * sx, self.fy * sy, self.cx * sx, self.cy * sy, width, height)
 
 
-def intrinsics(message: CameraInfo) -> Intrinsics:
-    """Return the pinhole camera of a CameraInfo (its k).
+def intrinsics(message: CameraInfo, projection: bool = False) -> Intrinsics:
+    """Return the pinhole camera of the image that a CameraInfo goes with: its k, or p with `projection`.
 
-    Raises ConversionError for an uncalibrated camera (zeros), NaN, focal lengths or sizes that are not
-    positive, and skew. Distortion is not looked at: see `is_distorted`.
+    k and p are for the full resolution (sensor_msgs/CameraInfo): the region of interest and the binning are
+    applied here. Distortion is not looked at: see rectification.py. Raises ConversionError for an
+    uncalibrated camera (zeros), NaN, focal lengths or sizes that are not positive, skew, and a region outside
+    of the image.
     """
-    k = np.asarray(message.k, dtype=np.float64).reshape(3, 3)
+    name = "p" if projection and message.p[0] else "k"  # p stays empty where nobody has rectified
+    k = np.asarray(getattr(message, name), dtype=np.float64).reshape(3, -1)
     if not np.isfinite(k).all():
-        raise ConversionError("camera_info has NaN or infinite entries in k: calibrate the camera")
+        raise ConversionError(f"camera_info has NaN or infinite entries in {name}: calibrate the camera")
     if k[0, 0] <= 0 or k[1, 1] <= 0:
         raise ConversionError(
-            f"camera_info has focal lengths {k[0, 0]:g} and {k[1, 1]:g} in k: the camera is not calibrated, "
-            f"or its driver does not fill camera_info in"
+            f"camera_info has focal lengths {k[0, 0]:g} and {k[1, 1]:g} in {name}: the camera is not "
+            f"calibrated, or its driver does not fill camera_info in"
         )
     if message.width < 1 or message.height < 1:
         raise ConversionError(
@@ -257,9 +260,23 @@ def intrinsics(message: CameraInfo) -> Intrinsics:
         )
     if abs(k[0, 1]) > 1e-6 * k[0, 0]:
         raise ConversionError(
-            f"camera_info has a skew of {k[0, 1]:g} in k, which the model cannot use: rectify first"
+            f"camera_info has a skew of {k[0, 1]:g} in {name}, which the model cannot use: rectify first"
         )
-    return Intrinsics(k[0, 0], k[1, 1], k[0, 2], k[1, 2], int(message.width), int(message.height))
+    roi, (bx, by) = message.roi, (max(1, message.binning_x), max(1, message.binning_y))
+    # A width or height of zero says: all of it.
+    width, height = roi.width or message.width, roi.height or message.height
+    if roi.x_offset + width > message.width or roi.y_offset + height > message.height:
+        raise ConversionError(
+            f"camera_info has a region of interest of {width}x{height} at {roi.x_offset}, {roi.y_offset}, which "
+            f"is not within its {message.width}x{message.height} pixels: width and height are those before "
+            f"cutting and binning"
+        )
+    if width < bx or height < by:
+        raise ConversionError(f"camera_info bins {width}x{height} pixels by {bx}x{by}: nothing is left")
+    return Intrinsics(
+        k[0, 0] / bx, k[1, 1] / by, (k[0, 2] - roi.x_offset) / bx, (k[1, 2] - roi.y_offset) / by,
+        width // bx, height // by,
+    )  # fmt: skip
 
 
 def is_blank(message: CameraInfo) -> bool:

@@ -69,7 +69,7 @@ class Engine:
     def insert(self, candidate: Candidate) -> Inserted:
         """Decode an image and make it a keyframe. Raises ValueError for a bad one and leaves the scene."""
         start = time.perf_counter()
-        rgb = conversions.image_to_rgb(candidate.message)
+        rgb = candidate.picture()
         before = set(self.scene.views)
         view = self.scene.insert(
             rgb, _camera(candidate.camera, candidate.T_world_cam), stamp=candidate.stamp / 1e9

@@ -44,9 +44,13 @@ class KeyframeFeed:
         """Poses of the optical frame in the world by view id, oldest first."""
         self.inserted = 0
         self.evicted = 0
+        self._forgetting = self._forgotten = 0  # restarts asked for, and done
+        intake.on_restart = self._restart
 
     def advance(self) -> None:
         """Pass on the images that have become candidates."""
+        if self._forgetting != self._forgotten:  # they would come into a scene that is about to be cleared
+            return
         for candidate in self._intake.poll(time.monotonic()):
             self._insert(candidate)
 
@@ -64,6 +68,25 @@ class KeyframeFeed:
         self.keyframes.clear()
         self._changed()
         return count
+
+    def _restart(self) -> None:
+        """Forget all keyframes without anybody waiting for it; candidates wait until that is done."""
+        self._epoch += 1
+        self._forgetting += 1
+        epoch, restart = self._epoch, self._forgetting
+        self._worker.clear_offers()
+
+        def on_forgotten(done: Future[int]) -> None:
+            self._forgotten = max(self._forgotten, restart)
+            if epoch == self._epoch and not done.cancelled():
+                self._places.clear()
+                self.keyframes.clear()
+                self._changed()
+            self.advance()
+
+        # Out of turn: before any insertion and render that waits.
+        future = self._worker.call(lambda engine: engine.clear(), urgent=True)
+        future.add_done_callback(lambda done: self._later(on_forgotten, done))
 
     async def pause(self, paused: bool, wait: Wait) -> None:
         """Stop or go on taking images; when this is through, no further keyframe appears while paused."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,24 +13,39 @@ from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from elvsm_ros import conversions
+from elvsm_ros import conversions, rectification
 from elvsm_ros.admission import Admission, Rule
-from elvsm_ros.conversions import ConversionError, Intrinsics, stamp_ns
+from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, stamp_ns
 from elvsm_ros.parameters import Settings
 from elvsm_ros.pose_source import PoseBuffer, PoseError
+from elvsm_ros.rectification import Calibration, Lens
 from elvsm_ros.reports import Reports
 from elvsm_ros.sync import ImageSync
+from elvsm_ros.tf_source import TfSource
+from elvsm_ros.timeline import Order, Timeline
+
+KNOWN_CALIBRATIONS = 8
+"""Calibrations that are remembered, with the maps of their lenses (6 bytes a pixel)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An image that is to become a keyframe: still encoded, with its place in the admission (`key`)."""
+    """An image that is to become a keyframe: still encoded, with its place in the admission (`key`).
+
+    camera: of `picture()`, which has no distortion in it. stamp: nanoseconds.
+    """
 
     message: Image | CompressedImage
     stamp: int
     T_world_cam: NDArray[np.float64]
     camera: Intrinsics
     key: int
+    lens: Lens | None = None
+
+    def picture(self) -> RGB:
+        """Decode and rectify: uint8 RGB [H, W, 3] as `camera` sees it. Raises ConversionError."""
+        rgb = conversions.image_to_rgb(self.message)
+        return rgb if self.lens is None else self.lens.rectify(rgb)
 
 
 @dataclasses.dataclass
@@ -42,19 +58,24 @@ class Counters:
     images_rejected: int = 0
 
 
+def T_body_cam(settings: Settings) -> NDArray[np.float64]:
+    """Return the parameter body_to_camera as a 4x4 transform."""
+    values = np.array(settings.body_to_camera)
+    return conversions.parts_to_matrix(values[:3], conversions.check_pose(values[:3], values[3:]))
+
+
 class Intake:
     """Take images, camera infos and poses as they come; hand out those images that become keyframes.
 
-    admit: elvsm_core.keyframes.admit. reports: where faults go; none is raised. Not to be used from several
-    threads.
+    admit: elvsm_core.keyframes.admit. reports: where faults go; none is raised. tf: where poses come from if
+    not from messages. Not to be used from several threads.
     """
 
-    def __init__(self, settings: Settings, admit: Callable[..., bool], reports: Reports):
-        body_to_camera = np.array(settings.body_to_camera)
-        T_body_cam = conversions.parts_to_matrix(
-            body_to_camera[:3], conversions.check_pose(body_to_camera[:3], body_to_camera[3:])
-        )
-        self.poses = PoseBuffer(settings.pose_buffer, settings.pose_gap, T_body_cam)
+    def __init__(
+        self, settings: Settings, admit: Callable[..., bool], reports: Reports, tf: TfSource | None = None
+    ):
+        self.poses = PoseBuffer(settings.pose_buffer, settings.pose_gap, T_body_cam(settings))
+        self._tf = tf
         self.admission = Admission(admit)
         self.counters = Counters()
         self.world_frame = settings.world_frame.lstrip("/")
@@ -62,41 +83,50 @@ class Intake:
         self.paused = False
         self.held = 0  # while above zero, images are ignored: a reset is under way
         self._images: ImageSync[Image | CompressedImage] = ImageSync(
-            self.poses, settings.sync_queue, settings.sync_timeout
+            tf or self.poses, settings.sync_queue, settings.sync_timeout
         )
+        self._sync_timeout = settings.sync_timeout
         self._reports = reports
+        # Messages that are far older than the ones before them wait until it is clear what that means.
+        self._timeline = Timeline()
+        self._old_poses: list[tuple[int, NDArray[np.float64], NDArray[np.float64]]] = []
+        self._old_images: list[tuple[int, Image | CompressedImage, float]] = []
+        self.on_restart: Callable[[], None] = lambda: None
+        """Called when the scene is to be forgotten because the clock was set back."""
         # By stamp, so that an image finds its own camera_info where the driver sends one with every image.
-        self._cameras: collections.deque[tuple[int, Intrinsics | None]] = collections.deque(maxlen=64)
-        self._last_info: tuple[Any, ...] = ()
+        self._cameras: collections.deque[tuple[int, Calibration | None]] = collections.deque(maxlen=64)
+        # By calibration, so that a lens's maps are made once, also when infos of two cameras take turns.
+        self._calibrations: collections.OrderedDict[tuple[Any, ...], Calibration | None] = (
+            collections.OrderedDict()
+        )
+        self._images_rectified = settings.images_rectified
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
         """Take over what may change at run time."""
+        self._rule_of_jumps = settings.on_time_jump
         self._rule = Rule(
             settings.keyframe_distance, float(np.deg2rad(settings.keyframe_angle)), settings.keyframe_max_rate
         )
 
     def add_camera_info(self, message: CameraInfo) -> None:
         """Take a CameraInfo. A bad one makes the images it belongs to unusable, until a good one arrives."""
-        content = (message.width, message.height, message.k.tobytes(), tuple(message.d))
-        stamp = stamp_ns(message.header.stamp)
-        if content == self._last_info:
-            self._cameras.append((stamp, self._cameras[-1][1]))
-            return
-        self._last_info = content
-        camera = None
+        key = rectification.key(message)
+        if key not in self._calibrations:
+            self._calibrations[key] = self._read(message)
+            if len(self._calibrations) > KNOWN_CALIBRATIONS:
+                self._calibrations.popitem(last=False)
+        calibration = self._calibrations[key]
+        if calibration is not None:
+            self.camera = calibration.camera
+        self._cameras.append((stamp_ns(message.header.stamp), calibration))
+
+    def _read(self, message: CameraInfo) -> Calibration | None:
         try:
-            camera = self.camera = conversions.intrinsics(message)
-            if conversions.is_distorted(message):
-                self._reports.add(
-                    "camera_info",
-                    f"the image is not rectified (camera_info has {message.distortion_model} distortion), "
-                    f"and is used as if it were a pinhole camera's: feed rectified images (image_proc) for "
-                    f"renders that fit",
-                )
+            return rectification.read(message, self._images_rectified)
         except ConversionError as error:
             self._reports.add("camera_info", str(error))
-        self._cameras.append((stamp, camera))
+            return None
 
     def add_pose(self, stamp: Any, frame_id: str, pose: Pose) -> None:
         """Take a pose: message stamp, the frame it is given in, and the pose itself."""
@@ -112,8 +142,21 @@ class Intake:
             )
             return
         p, q = pose.position, pose.orientation
+        parts = stamp_ns(stamp), np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w])
+        order = self._timeline.see("pose", parts[0])
+        if order is Order.STALE:
+            return
+        if order is Order.JUMP:
+            self._jump("pose")
+        elif order is Order.OLD:
+            self._old_poses.append(parts)
+        else:
+            self._old_poses.clear()
+        self._add_pose(*parts)
+
+    def _add_pose(self, stamp: int, translation: NDArray[np.float64], xyzw: NDArray[np.float64]) -> None:
         try:
-            self.poses.add(stamp_ns(stamp), np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+            self.poses.add(stamp, translation, xyzw)
         except PoseError as error:
             self._reports.add("pose", str(error))
 
@@ -122,19 +165,65 @@ class Intake:
         self.counters.images_received += 1
         if self.paused or self.held:
             return
-        for unposed in self._images.add(stamp_ns(message.header.stamp), message, now):
+        if self._tf is not None:
+            self._tf.see_image(message.header.frame_id)
+        stamp = stamp_ns(message.header.stamp)
+        order = self._timeline.see("image", stamp)
+        if order is Order.STALE:
+            self.counters.images_dropped += 1
+            return
+        if order is Order.OLD:  # not asked for its pose until it is clear which clock its stamp is of
+            self._old_images.append((stamp, message, now))
+            return
+        if order is Order.JUMP:
+            self._jump("image")
+        else:
+            self._reject_old_images(math.inf)
+        self._add_image(stamp, message, now)
+
+    def _add_image(self, stamp: int, message: Image | CompressedImage, now: float) -> None:
+        for unposed in self._images.add(stamp, message, now):
             self.counters.images_dropped += 1
             self._reports.add("image", unposed.message)
 
+    def _jump(self, stream: str) -> None:
+        """Start anew with what came after the clock was set back."""
+        poses, images = list(self._old_poses), list(self._old_images)
+        self._forget_input()
+        reset = self._rule_of_jumps == "reset"
+        self._reports.add(
+            "clock",
+            f"the stamps of {stream}s went back, the clock was set back (a recording started again?): "
+            + ("the scene is forgotten" if reset else "the scene is kept")
+            + f" (on_time_jump: {self._rule_of_jumps})",
+        )
+        if reset:
+            self.admission.clear()
+            self.on_restart()
+        for pose in poses:
+            self._add_pose(*pose)
+        for image in images:
+            self._add_image(*image)
+
+    def _reject_old_images(self, before: float) -> None:
+        """Give up the late images that arrived before a time."""
+        while self._old_images and self._old_images[0][2] < before:
+            self._old_images.pop(0)
+            self.reject(
+                "image is more than a second older than one before it: two cameras on one topic, or a link "
+                "that holds messages back"
+            )
+
     def poll(self, now: float) -> list[Candidate]:
         """Return the images that have become candidates. Call it after every message and now and then."""
+        self._reject_old_images(now - self._sync_timeout)
         posed, unposed = self._images.poll(now)
         for image in unposed:
             self.reject(image.message)
         candidates = []
         for item in posed:
-            camera = self._camera_at(item.stamp)
-            if camera is None:
+            calibration = self.calibration_at(item.stamp)
+            if calibration is None:
                 self.reject(
                     "image has no usable camera_info: is the topic published and remapped, and the camera "
                     "calibrated?"
@@ -142,7 +231,9 @@ class Intake:
                 continue
             key = self.admission.offer(item.T_world_cam, item.stamp, self._rule)
             if key is not None:
-                candidates.append(Candidate(item.payload, item.stamp, item.T_world_cam, camera, key))
+                candidates.append(Candidate(
+                    item.payload, item.stamp, item.T_world_cam, calibration.camera, key, calibration.lens
+                ))  # fmt: skip
         return candidates
 
     def reject(self, message: str) -> None:
@@ -154,15 +245,29 @@ class Intake:
         """Count images but ignore them from now on, those that wait for a pose included; or stop that."""
         self.paused = paused
         self._images.clear()
+        self._old_images.clear()
 
     def clear(self) -> None:
         """Forget poses, waiting images and the places of keyframes; cameras and counters stay."""
-        self.poses.clear()
-        self._images.clear()
+        self._forget_input()
+        self._timeline.clear()
         self.admission.clear()
 
-    def _camera_at(self, stamp: int) -> Intrinsics | None:
-        for at, camera in reversed(self._cameras):
+    def _forget_input(self) -> None:
+        self.poses.clear()
+        if self._tf is not None:
+            self._tf.clear()
+        self._images.clear()
+        self._old_poses.clear()
+        self._old_images.clear()
+
+    def calibration_at(self, stamp: int) -> Calibration | None:
+        """Return what is known of the camera of an image: its own camera_info's, or else the newest."""
+        for at, calibration in reversed(self._cameras):
             if at == stamp:
-                return camera
+                return calibration
         return self._cameras[-1][1] if self._cameras else None
+
+    def _camera_at(self, stamp: int) -> Intrinsics | None:
+        calibration = self.calibration_at(stamp)
+        return calibration and calibration.camera

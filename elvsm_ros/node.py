@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import math
 import os
@@ -16,15 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseArray, PoseStamped
-from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -32,12 +32,14 @@ from elvsm.msg import Status
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions, parameters, spinning
 from elvsm_ros.feed import KeyframeFeed
-from elvsm_ros.intake import Intake
+from elvsm_ros.inputs import Inputs
+from elvsm_ros.intake import Intake, T_body_cam
 from elvsm_ros.parameters import ParameterError, Settings
 from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
 from elvsm_ros.spinning import call_later, wait_for
+from elvsm_ros.tf_source import TfSource
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 TICK = 0.1
 """Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
-SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 # The usual depth of 10 loses requests of a burst, and whoever sent them waits for ever.
 SERVICE_QOS = QoSProfile(depth=1000)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -73,7 +74,8 @@ class ElvsmNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         self._worker: Worker[Engine] | None = None
         self._entities: list[Callable[[], object]] = []  # how to destroy what configure made, and activate
-        self._subscriptions_made: list[Any] = []
+        self._inputs: Inputs | None = None
+        self._render_pose_sub: Any = None
 
     # Lifecycle
 
@@ -104,24 +106,12 @@ class ElvsmNode(LifecycleNode):
         return Result.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> Result:
-        def subscribe(kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile | int) -> None:
-            self._subscriptions_made.append(self.create_subscription(kind, topic, callback, qos))
-
-        if self.settings.image_transport == "compressed":
-            subscribe(CompressedImage, "image/compressed", self._on_image, SENSOR_QOS)
-        else:
-            subscribe(Image, "image", self._on_image, SENSOR_QOS)
-        subscribe(CameraInfo, "camera_info", self._on_camera_info, SENSOR_QOS)
-        # Poses are small and many: none may be lost because images keep the executor busy for a moment.
-        pose_qos = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
-        if self.settings.pose_source == "odom":
-            subscribe(Odometry, "odom", self._on_odometry, pose_qos)
-        else:
-            subscribe(PoseStamped, "pose", self._on_pose, pose_qos)
-        subscribe(PoseStamped, "~/render_pose", self._on_render_pose, 1)
-        self.get_logger().info(
-            "active: watching " + ", ".join(s.topic_name for s in self._subscriptions_made)
+        self._inputs = Inputs(self, self.settings, self._intake, self._feed.advance, self._reports)
+        self._render_pose_sub = self.create_subscription(
+            PoseStamped, "~/render_pose", self._on_render_pose, 1
         )
+        watched = [*self._inputs.names, *(["/tf"] if self._tf else []), self._render_pose_sub.topic_name]
+        self.get_logger().info("active: watching " + ", ".join(watched))
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> Result:
@@ -151,7 +141,8 @@ class ElvsmNode(LifecycleNode):
         ).result()
         later = functools.partial(call_later, self)
         self._reports = Reports(self._warn, self.settings.log_period, self.get_logger().debug)
-        self._intake = Intake(self.settings, admit, self._reports)
+        self._tf = self._make_tf() if self.settings.pose_source == "tf" else None
+        self._intake = Intake(self.settings, admit, self._reports, self._tf)
         self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._publish_keyframes)
         self._desk = RenderDesk(worker, self._request_context, self._reports, later)
         self._news, self._status_at = True, 0.0
@@ -180,10 +171,22 @@ class ElvsmNode(LifecycleNode):
         timer = self.create_timer(TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._entities.append(lambda: self.destroy_timer(timer))
 
+    def _make_tf(self) -> TfSource:
+        settings = self.settings
+        tf = TfSource(
+            self, settings.world_frame.lstrip("/"), settings.camera_frame, T_body_cam(settings),
+            settings.pose_buffer,
+        )  # fmt: skip
+        self._entities.append(tf.close)
+        return tf
+
     def _unsubscribe(self) -> None:
-        for subscription in self._subscriptions_made:
-            self.destroy_subscription(subscription)
-        self._subscriptions_made.clear()
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+        if self._render_pose_sub is not None:
+            self.destroy_subscription(self._render_pose_sub)
+            self._render_pose_sub = None
 
     def _tear_down(self, timeout: float = math.inf) -> None:
         """Give back what configure and activate made; wait for the device, `timeout` seconds at most."""
@@ -203,21 +206,6 @@ class ElvsmNode(LifecycleNode):
         self._tear_down(timeout)
 
     # Topics
-
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self._intake.add_image(message, time.monotonic())
-        self._feed.advance()
-
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._intake.add_camera_info(message)
-
-    def _on_pose(self, message: PoseStamped) -> None:
-        self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
-        self._feed.advance()
-
-    def _on_odometry(self, message: Odometry) -> None:
-        self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose.pose)
-        self._feed.advance()
 
     def _on_render_pose(self, message: PoseStamped) -> None:
         self._desk.follow(message, self._rendered_header(message.header.stamp), self._publish_rendered)
@@ -267,14 +255,17 @@ class ElvsmNode(LifecycleNode):
 
     def _request_context(self) -> Context:
         return Context(
-            self.settings, self._intake.world_frame, self._intake.camera, self._native_size, self._patch_size
-        )
+            self.settings, self._intake.world_frame, self._intake.camera, self._native_size, self._patch_size,
+            self._tf.from_frame if self._tf else None,
+        )  # fmt: skip
 
     # Output
 
     def _on_tick(self) -> None:
         self._feed.advance()
         now = time.monotonic()
+        if self._inputs is not None:
+            self._inputs.check(now)
         if self._news or now - self._status_at >= self.settings.status_period:
             self._news, self._status_at = False, now
             self._status_pub.publish(self._status())
@@ -352,10 +343,14 @@ def run(args: list[str] | None = None) -> int:
         status = 0 if started or stop_asked else 1
     if not status:
         spinning.spin(node, executor, lambda: bool(stop_asked))
+    # Participants that leave a DDS network together can spin in each other's farewells for ever (Fast DDS 3.2),
+    # holding Python's lock: only a thread outside of Python gets the process to end then.
+    faulthandler.dump_traceback_later(1.6, exit=True)
     node.close(timeout=0.5)
     executor.shutdown(timeout_sec=0.5)
     node.destroy_node()
     rclpy.try_shutdown()
+    faulthandler.cancel_dump_traceback_later()
     return status
 
 

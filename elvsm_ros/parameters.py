@@ -69,12 +69,18 @@ class Settings:
     world_frame: str = _parameter(
         "",
         "Frame that the poses are given in, such as 'map'; empty: the frame_id of the first pose that "
-        "arrives.",
+        "arrives. TF needs it.",
     )
     pose_source: str = _parameter(
-        "pose", "Topic of poses: 'pose' (geometry_msgs/PoseStamped) or 'odom' (nav_msgs/Odometry).",
-        choices=("pose", "odom"),
-    )  # fmt: skip
+        "pose",
+        "Where poses come from: topic 'pose' (geometry_msgs/PoseStamped, or PoseWithCovarianceStamped with "
+        "'pose_with_covariance'), topic 'odom' (nav_msgs/Odometry), or TF at the images' stamps (needs "
+        "tf2_ros).",
+        choices=("pose", "odom", "pose_with_covariance", "tf"),
+    )
+    camera_frame: str = _parameter(
+        "", "With pose_source 'tf': frame of the camera; empty: the frame_id of the first image."
+    )
     body_to_camera: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
         "Pose of the camera's optical frame (x right, y down, z forward) in the frame whose poses arrive: "
@@ -86,6 +92,11 @@ class Settings:
         "raw", "Topic 'image' (sensor_msgs/Image) or 'image/compressed' (sensor_msgs/CompressedImage).",
         choices=("raw", "compressed"),
     )  # fmt: skip
+    images_rectified: bool = _parameter(
+        False,
+        "The images have no lens distortion any more (image_rect of image_proc): take the intrinsics from p of "
+        "camera_info and leave d alone. Otherwise images are rectified here, by k and d.",
+    )
     pose_buffer: float = _parameter(10.0, "Seconds of poses that are kept.", low=0.1, high=600.0)
     pose_gap: float = _parameter(
         0.5, "Seconds between two poses beyond which no pose is interpolated.", low=0.001, high=60.0
@@ -95,6 +106,13 @@ class Settings:
     insert_queue: int = _parameter(
         16, "Keyframes that wait for the device at most; beyond it the oldest is given up.", low=1, high=1000
     )
+    on_time_jump: str = _parameter(
+        "reset",
+        "What to do when the clock is set back (three images or poses in a row, each over a second older than "
+        "those before them: a bag that loops, a simulation started anew): 'reset' forgets the scene, 'continue' "
+        "keeps it and goes on with the new poses, which must be of the same map.",
+        choices=("reset", "continue"), live=True,
+    )  # fmt: skip
 
     # Keyframes
     keyframe_distance: float = _parameter(
@@ -147,6 +165,12 @@ class Settings:
     status_period: float = _parameter(
         1.0, "Seconds between two messages on ~/status when nothing changes.", low=0.1, high=3600.0, live=True
     )
+    silence_warning: float = _parameter(
+        5.0,
+        "Seconds without images, camera_info or poses, while active, after which a warning says what is known "
+        "about the cause; 0: never.",
+        low=0.0, high=3600.0,
+    )  # fmt: skip
     log_period: float = _parameter(
         5.0, "Seconds between two log lines that say the same.", low=0.0, high=3600.0
     )
@@ -162,6 +186,10 @@ class Settings:
             raise ParameterError(
                 f"body_to_camera must end in a unit quaternion x, y, z, w, got {list(quaternion)}: "
                 f"[0, 0, 0, 1] for no rotation"
+            )
+        if self.pose_source == "tf" and not self.world_frame:
+            raise ParameterError(
+                "pose_source 'tf' needs world_frame, the fixed frame of the map: 'map' or 'odom', usually"
             )
         for name in ("image_size", "rendered_size"):
             if (getattr(self, name)[0] == 0) != (getattr(self, name)[1] == 0):

@@ -31,7 +31,8 @@ class PoseSource(Protocol):
     def lookup(self, stamp: int) -> NDArray[np.float64] | None:
         """Return T_world_cam at a stamp, or None when it may still become known.
 
-        Raises PoseError when it never will.
+        Raises PoseError when it never will. A source that can say why something is not known has that, with
+        the remedy, as its attribute `missing`.
         """
         ...
 
@@ -87,7 +88,7 @@ class PoseBuffer:
             raise self._refused(
                 "too old",
                 f"pose is {late:.1f} s older than the newest one: two sources publish it, or the clock was "
-                f"set back (a bag started again?), and then ~/reset starts anew",
+                f"set back (a bag started again?), for which there is on_time_jump",
             )
         self._stamps.append(stamp)
         self._poses.append((np.array(translation, dtype=np.float64), xyzw))

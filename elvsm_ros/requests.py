@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from geometry_msgs.msg import Pose
@@ -12,6 +13,7 @@ from sensor_msgs.msg import CameraInfo
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.parameters import Settings
+from elvsm_ros.pose_source import PoseError
 
 ENCODINGS = ("rgb8", "jpeg", "png")
 
@@ -40,7 +42,7 @@ class Context:
     """What requests are understood against.
 
     world_frame: frame of the keyframes. camera: the newest one seen, if any. native_size: (height, width)
-    and patch_size: of the model, pixels.
+    and patch_size: of the model, pixels. from_frame: gives T_world_frame for a frame_id, where TF is there.
     """
 
     settings: Settings
@@ -48,6 +50,7 @@ class Context:
     camera: Intrinsics | None
     native_size: tuple[int, int]
     patch_size: int
+    from_frame: Callable[[str], NDArray[np.float64]] | None = None
 
 
 def parse(
@@ -61,7 +64,7 @@ def parse(
     camera's is reached as the keyframes' is: by a centre crop to the aspect, and a resize.
     """
     settings = context.settings
-    check_frame(frame_id, context.world_frame)
+    T_world_frame = _frame(context, frame_id)
     encoding = encoding or "rgb8"
     if encoding not in ENCODINGS:
         raise RequestError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
@@ -93,12 +96,23 @@ def parse(
             f"raise the parameter"
         )
     return Query(
-        [_pose(index, pose) for index, pose in enumerate(poses)],
+        [T_world_frame @ _pose(index, pose) for index, pose in enumerate(poses)],
         fitted,
         rendered,
         max_views or settings.max_views or None,
         encoding,
     )
+
+
+def _frame(context: Context, frame_id: str) -> NDArray[np.float64]:
+    frame_id = frame_id.lstrip("/")
+    if context.from_frame is not None and frame_id and frame_id != context.world_frame:
+        try:
+            return context.from_frame(frame_id)
+        except PoseError as error:
+            raise RequestError(f"poses are given in frame {frame_id!r}, but {error}") from error
+    check_frame(frame_id, context.world_frame)
+    return np.eye(4)
 
 
 def check_frame(frame_id: str, world_frame: str) -> None:

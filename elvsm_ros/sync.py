@@ -75,12 +75,12 @@ class ImageSync(Generic[P]):
             if T is not None:
                 ready.append(Posed(payload, stamp, T))
             elif now - arrived > self._timeout:
-                given_up.append(self._give_up(
-                    payload, stamp, "timeout",
-                    f"no pose at or after an image's stamp arrived within {self._timeout:g} s "
-                    f"(sync_timeout): is the pose topic published, with stamps of the same clock as the "
-                    f"images?",
-                ))  # fmt: skip
+                why = getattr(self._poses, "missing", None) or (
+                    "no pose at or after an image's stamp arrived: is the pose topic published, with stamps "
+                    "of the same clock as the images?"
+                )
+                message = f"an image waited {self._timeout:g} s (sync_timeout) for its pose: {why}"
+                given_up.append(self._give_up(payload, stamp, "timeout", message))
             else:
                 still.append((arrived, stamp, payload))
         self._waiting = still

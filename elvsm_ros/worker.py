@@ -59,12 +59,20 @@ class Worker(Generic[T]):
             old.cancel()
         return future
 
-    def call(self, job: Callable[[T], R], latest: str | None = None) -> Future[R]:
-        """Queue a job that is answered in any case. Raises BusyError when too many wait."""
+    def call(self, job: Callable[[T], R], latest: str | None = None, urgent: bool = False) -> Future[R]:
+        """Queue a job that is answered in any case; `urgent` ones come next, however many wait.
+
+        Raises BusyError when too many wait.
+        """
         future: Future[R] = Future()
         replaced = None
         with self._condition:
             self._check()
+            if urgent:
+                self._calls.appendleft((job, future, None))
+                self._call_next = True
+                self._condition.notify()
+                return future
             for index, (_, old, name) in enumerate(self._calls):
                 if latest is not None and name == latest:
                     replaced = old

@@ -51,7 +51,7 @@ def test_every_parameter_is_described_and_bounded(row: parameters.Row) -> None:
         ({"keyframe_distance": -1.0}, "keyframe_distance must be from 0.001"),
         ({"keyframe_distance": float("nan")}, "keyframe_distance"),
         ({"keyframe_distance": 1}, "type float"),
-        ({"pose_source": "odometry"}, "one of pose, odom, got 'odometry'"),
+        ({"pose_source": "odometry"}, "one of pose, odom, pose_with_covariance, tf, got 'odometry'"),
         ({"image_transport": "compresed"}, "'compressed' perhaps"),
         ({"image_size": [128]}, "2 numbers"),
         ({"image_size": [0, 128]}, "both height and width"),

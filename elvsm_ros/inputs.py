@@ -1,0 +1,173 @@
+"""The topics that the node watches while it is active, and what to say when nothing comes from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from elvsm_ros.conversions import stamp_ns
+from elvsm_ros.intake import Intake
+from elvsm_ros.parameters import Settings
+from elvsm_ros.reports import Reports
+
+SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Poses are small and many: none may be lost because images keep the executor busy for a moment.
+POSE_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+@dataclasses.dataclass
+class Topic:
+    """A subscription and what came over it. newest: stamp, ns; seen: seconds, steady; refused: by its QoS."""
+
+    name: str
+    what: str
+    kind: type
+    seen: float
+    subscription: Any = None
+    count: int = 0
+    newest: int | None = None
+    frame_id: str = ""
+    refused: int = 0
+
+
+class Inputs:
+    """Subscribe to images, camera infos and poses, pass them to the intake, and notice silence.
+
+    node: subscribes. advance: called after every image and pose. Lives from activate to deactivate (`close`).
+    """
+
+    def __init__(
+        self, node: Any, settings: Settings, intake: Intake, advance: Callable[[], None], reports: Reports
+    ):
+        self._node, self._settings, self._intake = node, settings, intake
+        self._advance, self._reports = advance, reports
+        self._topics: list[Topic] = []
+        self._silent: set[str] = set()  # topics that have been warned about
+        image_topic = {"raw": "image", "compressed": "image/compressed"}[settings.image_transport]
+        image_kind = Image if settings.image_transport == "raw" else CompressedImage
+        self._subscribe(image_kind, image_topic, "images", self._on_image, SENSOR_QOS)
+        self._subscribe(CameraInfo, "camera_info", "camera_info", intake.add_camera_info, SENSOR_QOS)
+        if settings.pose_source == "odom":
+            self._subscribe(Odometry, "odom", "poses", self._on_pose_with_covariance, POSE_QOS)
+        elif settings.pose_source == "pose_with_covariance":
+            self._subscribe(
+                PoseWithCovarianceStamped, "pose", "poses", self._on_pose_with_covariance, POSE_QOS
+            )
+        elif settings.pose_source == "pose":
+            self._subscribe(PoseStamped, "pose", "poses", self._on_pose, POSE_QOS)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the topics, remapped and in full."""
+        return [topic.name for topic in self._topics]
+
+    def close(self) -> None:
+        """End the subscriptions."""
+        for topic in self._topics:
+            self._node.destroy_subscription(topic.subscription)
+        self._topics.clear()
+
+    def check(self, now: float) -> None:
+        """Warn, once for every silence, when a topic has been silent for silence_warning seconds."""
+        limit = self._settings.silence_warning
+        if not limit:
+            return
+        silent = {topic.name: topic for topic in self._topics if now - topic.seen > limit}
+        if silent and not silent.keys() <= self._silent:
+            self._reports.add("silence", self._explain(list(silent.values()), limit))
+        self._silent = set(silent)
+
+    def _subscribe(
+        self, kind: type, name: str, what: str, callback: Callable[[Any], None], qos: QoSProfile
+    ) -> None:
+        topic = Topic(name, what, kind, time.monotonic())
+
+        def receive(message: Any) -> None:
+            topic.count += 1
+            topic.seen = time.monotonic()
+            topic.newest, topic.frame_id = stamp_ns(message.header.stamp), message.header.frame_id
+            callback(message)
+
+        def refused(event: Any) -> None:
+            topic.refused = event.total_count
+
+        make = self._node.create_subscription
+        events = SubscriptionEventCallbacks(incompatible_qos=refused, use_default_callbacks=False)
+        options = QoSOverridingOptions.with_default_policies()
+        topic.subscription = make(
+            kind, name, receive, qos, event_callbacks=events, qos_overriding_options=options
+        )
+        topic.name = topic.subscription.topic_name
+        self._topics.append(topic)
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._intake.add_image(message, time.monotonic())
+        self._advance()
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
+        self._advance()
+
+    def _on_pose_with_covariance(self, message: Odometry | PoseWithCovarianceStamped) -> None:
+        self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose.pose)
+        self._advance()
+
+    # Words
+
+    def _explain(self, silent: list[Topic], limit: float) -> str:
+        what = ", ".join(topic.what for topic in silent)
+        parts = [f"waiting for {what}: nothing arrived for {limit:g} s"]
+        parts += [self._state_of(topic) for topic in self._topics]
+        image = next((t for t in self._topics if t.what == "images"), None)
+        pose = next((t for t in self._topics if t.what == "poses"), None)
+        if image and pose and image.newest is not None and pose.newest is not None:
+            apart = (image.newest - pose.newest) / 1e9
+            parts.append(
+                f"the newest image is {abs(apart):.3f} s {'newer' if apart >= 0 else 'older'} than the newest "
+                f"pose by their stamps"
+            )
+        return "; ".join(parts)
+
+    def _state_of(self, topic: Topic) -> str:
+        publishers = self._node.get_publishers_info_by_topic(topic.name)
+        wanted = topic.kind.__module__.split(".")[0] + "/msg/" + topic.kind.__name__
+        others = sorted({p.topic_type for p in publishers if p.topic_type != wanted})
+        same = [p for p in publishers if p.topic_type == wanted]
+        text = f"{topic.name}: {topic.count} messages"
+        if topic.newest is not None:
+            behind = (self._node.get_clock().now().nanoseconds - topic.newest) / 1e9
+            text += (
+                f", the newest with stamp {topic.newest / 1e9:.3f} ({abs(behind):.3f} s "
+                f"{'behind' if behind >= 0 else 'ahead of'} this node's clock) and frame {topic.frame_id!r}"
+            )
+        text += f", {len(same)} publishers"
+        if others:
+            text += f", and others publish {', '.join(others)} there while {wanted} is read"
+            text += " (image_transport chooses)" if topic.what == "images" else " (pose_source chooses)"
+        elif not same:
+            text += " (is its source running, and the topic remapped?)"
+        mismatches = [
+            reason
+            for compatibility, reason in (
+                qos_check_compatible(p.qos_profile, topic.subscription.qos_profile) for p in same
+            )
+            if compatibility == QoSCompatibility.ERROR
+        ]
+        if mismatches or topic.refused:
+            reason = (
+                mismatches[0] if mismatches else f"{topic.refused} publishers do not offer what is asked for"
+            )
+            text += (
+                f", QoS mismatch: {reason.strip()} (set qos_overrides.{topic.name}.subscription.reliability and "
+                f".durability to what the publisher offers)"
+            )
+        return text
