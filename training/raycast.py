@@ -1,13 +1,7 @@
-"""The ray caster: nearest hits of rays with a room's solids, shading, and images from them.
-
-Two ways lead to the same image. "dense" tests every ray against every object, a few objects at a time; "compiled" does
-it in one small compiled function: right for a GPU and many views of one shape. "windowed" tests each object only
-inside its bounding rectangle of each view: right for a CPU and few large views.
-"""
+"""The ray caster: shading of what rays hit, and images from it (the hits themselves: intersect.py)."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .intersect import (
+    FAR,
+    compiled_once,
+    in_shadow,
+    leave_room,
+    packed,
+    pick_method,
+    trace_dense,
+    trace_windowed,
+)
 from .room import (
     AMOUNT,
     BLUE,
@@ -22,7 +26,6 @@ from .room import (
     FIT,
     GAIN,
     GREEN,
-    KINDS,
     RED,
     SCALE,
     SHININESS,
@@ -34,216 +37,6 @@ from .room import (
     constant,
 )
 from .textures import TextureBank
-
-FAR = 1e6
-CHUNK = 8  # objects per call of the compiled function: rays are read once per chunk
-NEAR = 1e-3
-
-Vector = tuple[Tensor, Tensor, Tensor]
-
-
-def _dot(a: Vector, b: Vector) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _enter(
-    kind: str, o: Vector, d: Vector, centre: Vector, axes: tuple[Vector, Vector, Vector], half: Vector
-) -> Tensor:
-    """Return the ray parameter at which rays enter a convex solid, FAR where they miss it.
-
-    Rays are o + t d. axes: the object's three axes in the world. Everything broadcasts.
-    """
-    rel = (o[0] - centre[0], o[1] - centre[1], o[2] - centre[2])
-    # In the object's frame scaled by its half extents each solid is a unit one; t does not change.
-    p = [_dot(rel, axis) / h for axis, h in zip(axes, half, strict=True)]
-    v = [_dot(d, axis) / h for axis, h in zip(axes, half, strict=True)]
-    enter, leave = None, None
-    flat = {"box": (0, 1, 2), "cylinder": (2,), "ellipsoid": ()}[kind]
-    for k in flat:
-        inverse = 1 / torch.where(v[k].abs() < 1e-9, 1e-9, v[k])
-        low, high = (-1 - p[k]) * inverse, (1 - p[k]) * inverse
-        near, far = torch.minimum(low, high), torch.maximum(low, high)
-        enter = near if enter is None else torch.maximum(enter, near)
-        leave = far if leave is None else torch.minimum(leave, far)
-    if kind != "box":
-        round_ = (0, 1, 2) if kind == "ellipsoid" else (0, 1)
-        a = sum(v[k] * v[k] for k in round_) + 1e-12
-        b = sum(p[k] * v[k] for k in round_)
-        c = sum(p[k] * p[k] for k in round_) - 1
-        root = b * b - a * c
-        width = root.clamp_min(0).sqrt()
-        near, far = (-b - width) / a, (-b + width) / a
-        near = torch.where(root > 0, near, FAR)
-        enter = near if enter is None else torch.maximum(enter, near)
-        leave = far if leave is None else torch.minimum(leave, far)
-    assert enter is not None and leave is not None
-    return torch.where((enter < leave) & (enter > NEAR), enter, FAR)
-
-
-def _columns(x: Tensor) -> Any:
-    """Split [..., 3] into three [..., 1], or [..., 3, 3] into its three columns of that kind."""
-    if x.shape[-2:] == (3, 3) and x.ndim >= 3:
-        return tuple(tuple(x[..., i, k, None] for i in range(3)) for k in range(3))
-    return tuple(x[..., i, None] for i in range(3))
-
-
-def _nearest_chunk(
-    kind: str, first: Tensor, o: Tensor, d: Tensor, objects: Tensor, t: Tensor, index: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Update the nearest hits t, index [B, P] with the objects [B, n, 15] = centre, axes, half."""
-    origin, direction = (o[0], o[1], o[2]), (d[0], d[1], d[2])
-    for k in range(objects.shape[1]):
-        row = objects[:, k]
-        centre = tuple(row[:, i, None] for i in range(3))
-        axes = tuple(tuple(row[:, 3 + 3 * i + j, None] for i in range(3)) for j in range(3))
-        half = tuple(row[:, 12 + i, None] for i in range(3))
-        hit = _enter(kind, origin, direction, centre, axes, half)  # type: ignore[arg-type]
-        closer = hit < t
-        t = torch.where(closer, hit, t)
-        index = torch.where(closer, first + k, index)
-    return t, index
-
-
-def _shell(o: Tensor, d: Tensor, size: Tensor) -> Tensor:
-    """Return where rays that start inside the rooms leave their shells, [B, P]."""
-    leave = torch.full_like(d[0], FAR)
-    for k in range(3):
-        half = size[:, k, None] / 2
-        middle = half if k == 2 else torch.zeros_like(half)
-        v = torch.where(d[k].abs() < 1e-9, 1e-9, d[k])
-        leave = torch.minimum(leave, torch.maximum((middle - half - o[k]) / v, (middle + half - o[k]) / v))
-    return leave
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
-
-
-def pick_method(method: str, device: torch.device) -> str:
-    """Turn "auto" into the method that suits a device: compiling pays on a GPU only."""
-    if method not in ("auto", "windowed", "dense", "compiled"):
-        raise ValueError(f"unknown method {method!r}: use 'auto', 'windowed', 'dense' or 'compiled'")
-    return method if method != "auto" else "compiled" if device.type == "cuda" else "windowed"
-
-
-def _packed(room: Room) -> Tensor:
-    """Return the objects as [B, N, 15]; invalid ones are moved out of reach."""
-    centre = torch.where(room.valid[..., None], room.centre, 1e5)
-    half = torch.where(room.valid[..., None], room.half, 1e-3).clamp_min(1e-4)
-    return torch.cat([centre, room.axes.flatten(-2), half], -1)
-
-
-def trace_dense(room: Room, o: Tensor, d: Tensor, t: Tensor, compiled: bool = False) -> tuple[Tensor, Tensor]:
-    """Return nearest hits t, index [B, P] of rays o, d [3, B, P] before t; index -1: none."""
-    index = torch.full(t.shape, -1, dtype=torch.int32, device=t.device)
-    first = 0
-    for kind, objects in zip(KINDS, _packed(room).split(list(room.counts), dim=1), strict=True):
-        step = _chunk_function(kind, compiled)
-        count = objects.shape[1]
-        # Whole chunks only, filled up with solids out of reach: one shape, one compilation.
-        nowhere = constant((1e5, 1e5, 1e5, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1e-3, 1e-3, 1e-3), t.device)
-        objects = torch.cat([objects, nowhere.expand(len(room), -count % CHUNK, -1)], 1)
-        for start in range(0, count, CHUNK):
-            offset = constant((first + start,), t.device, torch.int32)
-            t, index = step(offset, o, d, objects[:, start : start + CHUNK].contiguous(), t, index)
-        first += count
-    return t, index
-
-
-@functools.cache
-def _chunk_function(kind: str, compiled: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    function = functools.partial(_nearest_chunk, kind)
-    return torch.compile(function, dynamic=False) if compiled else function
-
-
-def _windows(room: Room, c2w: Tensor, fxfycxcy: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the pixel rectangles [V, N, 4] = (left, right, top, bottom) of one room's objects in V views.
-
-    The rectangle of an object that reaches behind a camera is the whole view; that of an invisible one is empty.
-    """
-    signs = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-    corners = room.centre[0, :, None] + torch.einsum(
-        "nij,nkj->nki", room.axes[0], signs.to(room.device) * room.half[0, :, None]
-    )
-    local = torch.einsum("vij,vnki->vnkj", c2w[:, :3, :3], corners[None] - c2w[:, None, None, :3, 3])
-    depth = local[..., 2]
-    u = local[..., 0] / depth.clamp_min(1e-3) * fxfycxcy[:, None, None, 0] + fxfycxcy[:, None, None, 2]
-    v = local[..., 1] / depth.clamp_min(1e-3) * fxfycxcy[:, None, None, 1] + fxfycxcy[:, None, None, 3]
-    height, width = size
-    boxes = torch.stack([u.amin(-1) - 1, u.amax(-1) + 2, v.amin(-1) - 1, v.amax(-1) + 2], -1)
-    whole = torch.tensor([0.0, width, 0.0, height], device=room.device)
-    boxes = torch.where((depth.amin(-1) < 0.05)[..., None], whole, boxes)
-    limit = torch.tensor([width, width, height, height], device=room.device)
-    boxes = boxes.clamp_min(0).minimum(limit).int()
-    hidden = (depth.amax(-1) < 0) | ~room.valid[0]
-    return torch.where(hidden[..., None], 0, boxes)
-
-
-def trace_windowed(
-    room: Room, c2w: Tensor, fxfycxcy: Tensor, size: tuple[int, int], o: Tensor, d: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Do what `trace_dense` does for V views of ONE room, each object within its window only.
-
-    o [3, V, 1], d [3, V, H * W], t [V, H * W].
-    """
-    height, width = size
-    t = t.clone().reshape(-1, height, width)
-    index = torch.full(t.shape, -1, dtype=torch.int32, device=t.device)
-    d = d.reshape(3, -1, height, width)
-    windows = _windows(room, c2w, fxfycxcy, size).tolist()
-    kinds = [kind for kind, count in zip(KINDS, room.counts, strict=True) for _ in range(count)]
-    centre, axes, half = room.centre[0], room.axes[0], room.half[0].clamp_min(1e-4)
-    for view, rows in enumerate(windows):
-        for k, (left, right, top, bottom) in enumerate(rows):
-            if right <= left or bottom <= top:
-                continue
-            ray = d[:, view, top:bottom, left:right]
-            hit = _enter(
-                kinds[k],
-                o[:, view, :, None].unbind(0),  # type: ignore[arg-type]
-                ray.unbind(0),  # type: ignore[arg-type]
-                centre[k].unbind(0),  # type: ignore[arg-type]
-                tuple(axes[k, :, j].unbind(0) for j in range(3)),  # type: ignore[arg-type]
-                half[k].unbind(0),  # type: ignore[arg-type]
-            )
-            best = t[view, top:bottom, left:right]
-            closer = hit < best
-            best.copy_(torch.where(closer, hit, best))
-            index[view, top:bottom, left:right].masked_fill_(closer, k)
-    return t.flatten(1), index.flatten(1)
-
-
-def _shadow_sparse(room: Room, points: Tensor, light: Tensor) -> Tensor:
-    """Return which points [3, P] of ONE room a light [3] does not reach; objects test only points behind them."""
-    dark = torch.zeros_like(points[0], dtype=torch.bool)
-    to_point = points - light[:, None]
-    distance = to_point.norm(dim=0).clamp_min(1e-6)
-    kinds = [kind for kind, count in zip(KINDS, room.counts, strict=True) for _ in range(count)]
-    reach = room.half[0].norm(dim=-1)
-    offset = room.centre[0] - light
-    far = offset.norm(dim=-1)
-    sine = (reach / far).clamp(max=1)
-    cosine = (1 - sine**2).sqrt()
-    for k in torch.nonzero(room.valid[0]).flatten().tolist():
-        if float(far[k]) > float(reach[k]):
-            inside = (offset[k] @ to_point) > cosine[k] * far[k] * distance
-            chosen = torch.nonzero(inside).flatten()
-            if len(chosen) == 0:
-                continue
-            ray = to_point[:, chosen]
-        else:
-            chosen, ray = torch.arange(points.shape[1], device=points.device), to_point
-        hit = _enter(
-            kinds[k],
-            light.unbind(0),  # type: ignore[arg-type]
-            ray.unbind(0),  # type: ignore[arg-type]
-            room.centre[0, k].unbind(0),  # type: ignore[arg-type]
-            tuple(room.axes[0, k, :, j].unbind(0) for j in range(3)),  # type: ignore[arg-type]
-            room.half[0, k].clamp_min(1e-4).unbind(0),  # type: ignore[arg-type]
-        )
-        dark[chosen] |= hit < 0.998
-    return dark
 
 
 def _surface(
@@ -302,16 +95,16 @@ def _surface(
     wall_y = ~wall_x & (reach[1] >= reach[2])
     wall_z = ~wall_x & ~wall_y
     inward = [torch.where(wall, -out[j].sign(), zero) for j, wall in enumerate((wall_x, wall_y, wall_z))]
-    shell = torch.where(
+    side = torch.where(
         wall_x, (out[0] > 0).int(), torch.where(wall_y, 2 + (out[1] > 0).int(), 4 + (out[2] > 0).int())
     )
-    shell = torch.where(~wall_z & (point[2] < skirting[:, None]), 6, shell)
+    side = torch.where(~wall_z & (point[2] < skirting[:, None]), 6, side)
     u = torch.where(found, u, torch.where(wall_x, point[1], point[0]))
     v = torch.where(found, v, torch.where(wall_z, point[1], point[2]))
     normal = [torch.where(found, world[j], inward[j]) for j in range(3)]
     length = (normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2).sqrt().clamp_min(1e-9)
     normal_t = torch.stack([n / length for n in normal])
-    surface = torch.where(found, index, number + shell)
+    surface = torch.where(found, index, number + side)
     # Print is stretched over its face: (u, v) in [0, 1].
     fit = torch.stack(
         [torch.where(found, wide, torch.ones_like(t)), torch.where(found, high, torch.ones_like(t))]
@@ -464,11 +257,11 @@ def render_views(
     dense = method != "windowed"
 
     def run(function: Callable[..., Any]) -> Callable[..., Any]:
-        return _compiled(function) if method == "compiled" else function
+        return compiled_once(function) if method == "compiled" else function
 
     total = torch.zeros(3, b, views, size[0] * size[1], device=device)
     depth = torch.full((b, views, size[0] * size[1]), FAR, device=device)
-    objects = _packed(room)
+    objects = packed(room)
     footprint = (
         (1 / (fxfycxcy[..., 0] * supersampling))[..., None].expand(-1, -1, size[0] * size[1]).flatten(1)
     )
@@ -483,12 +276,12 @@ def render_views(
         spread = constant((0.16 * math.cos(2.4 * k), 0.16 * math.sin(2.4 * k), 0.0), device)
         lights = room.lights + (spread if supersampling > 1 else 0.0)
         if dense:
-            t, index = trace_dense(room, o, d, run(_shell)(o, d, room.size), method == "compiled")
+            t, index = trace_dense(room, o, d, run(leave_room)(o, d, room.size), method == "compiled")
         else:
             parts = []
             for i in range(b):
                 one = room.single(i)
-                exit_ = _shell(o4[:, i], d4[:, i], one.size.expand(views, -1))
+                exit_ = leave_room(o4[:, i], d4[:, i], one.size.expand(views, -1))
                 shifted = fxfycxcy[i] - constant((0, 0, *shift), device)
                 parts.append(trace_windowed(one, c2w[i], shifted, size, o4[:, i], d4[:, i], exit_))
             t = torch.stack([p[0] for p in parts]).reshape(b, -1)
@@ -505,7 +298,7 @@ def render_views(
                 lit = (blocked < 0).float()
             else:
                 for i in range(b):
-                    lit[i] = (~_shadow_sparse(room.single(i), start[:, i], lights[i, 0])).float()
+                    lit[i] = (~in_shadow(room.single(i), start[:, i], lights[i, 0])).float()
         colour = run(_shade)(
             d, t, *hit, room.material, bank.texels, lit, lights, room.power, room.ambient, room.size, footprint,
             bank.size, bank.tiles, bank.levels,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .furniture import Dice, furnish
+from .dice import Dice
+from .furniture import furnish
 from .raycast import render_views
 from .room import Room
 from .textures import TextureBank, make_texture_bank

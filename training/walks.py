@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .furniture import Dice
+from .dice import Dice
 from .room import Room
 
 MARGIN = 0.22  # metres between a camera and anything

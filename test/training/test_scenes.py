@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from elvsm_core import compute_rays
-from training.furniture import Dice, furnish
+from training.dice import Dice
+from training.furniture import furnish
 from training.raycast import render_views
 from training.room import MATERIAL, Room
 from training.scenes import SceneConfig, draw_scenes, make_texture_bank, walk
