@@ -66,6 +66,11 @@ class Admission:
         if self._stamps.pop(key) == self._last:
             self._last = max(self._stamps.values(), default=None)
 
+    def move(self, key: int, T_world_cam: NDArray[np.float64]) -> None:
+        """Say where a keyframe is now. A key that is not held is ignored."""
+        if key in self._stamps:
+            self._poses[self._keys.index(key)] = T_world_cam
+
     def clear(self) -> None:
         """Forget every place."""
         self._keys.clear()

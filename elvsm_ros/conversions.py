@@ -19,6 +19,7 @@ import math
 from typing import Any, Protocol
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
@@ -354,3 +355,8 @@ def slerp(a: NDArray[np.float64], b: NDArray[np.float64], fraction: float) -> ND
 def stamp_ns(stamp: Any) -> int:
     """Return a message's stamp in nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def stamp_of(nanoseconds: int) -> Time:
+    """Make a message's stamp of nanoseconds."""
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)

@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 import elvsm_core as ec
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
+from elvsm_ros.corrections import Corrected, Correction
 from elvsm_ros.intake import Candidate
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
@@ -77,6 +78,22 @@ class Engine:
         evicted = sorted(before.difference(self.scene.views))
         self.insert_ms.add((time.perf_counter() - start) * 1e3)
         return Inserted(view, evicted, candidate.T_world_cam)
+
+    def correct(self, correction: Correction) -> Corrected:
+        """Move keyframes after a loop closure; those that are not there are passed over.
+
+        One motion of all moves the scene's frame and encodes nothing; else the moved ones are encoded again
+        when a render needs them. Raises ValueError for a pose that is none and leaves the scene.
+        """
+        if correction.T_new_old is not None:
+            poses = correction.T_new_old @ self.scene.poses
+            moved, unknown = dict(zip(self.scene.views, poses, strict=True)), []
+        else:
+            known = set(self.scene.views)
+            moved = {view: T for view, T in correction.poses.items() if view in known}
+            unknown = sorted(correction.poses.keys() - known)
+        self.scene.update_poses(moved)
+        return Corrected(moved, unknown)
 
     def render(self, query: Query, quality: int, header: Header) -> Rendered:
         """Answer a query. Raises RequestError before the first keyframe."""

@@ -247,6 +247,10 @@ class Intake:
         self._images.clear()
         self._old_images.clear()
 
+    def forget_poses(self) -> None:
+        """Forget poses and waiting images: the world frame is another one from now on."""
+        self._forget_input()
+
     def clear(self) -> None:
         """Forget poses, waiting images and the places of keyframes; cameras and counters stay."""
         self._forget_input()

@@ -28,9 +28,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
-from elvsm.msg import Status
+from elvsm.msg import Keyframes, PoseUpdates, Status
 from elvsm.srv import RenderViews
-from elvsm_ros import conversions, parameters, spinning
+from elvsm_ros import conversions, corrections, parameters, spinning
+from elvsm_ros.conversions import ConversionError
 from elvsm_ros.feed import KeyframeFeed
 from elvsm_ros.inputs import Inputs
 from elvsm_ros.intake import Intake, T_body_cam
@@ -40,7 +41,7 @@ from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
 from elvsm_ros.spinning import call_later, wait_for
 from elvsm_ros.tf_source import TfSource
-from elvsm_ros.worker import Worker
+from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
     from elvsm_ros.engine import Engine
@@ -162,8 +163,12 @@ class ElvsmNode(LifecycleNode):
         reentrant = ReentrantCallbackGroup()
         self._status_pub = publisher(Status, "~/status", LATCHED_QOS)
         self._keyframes_pub = publisher(PoseArray, "~/keyframes", LATCHED_QOS)
+        self._keyframe_list_pub = publisher(Keyframes, "~/keyframe_list", LATCHED_QOS)
         self._image_pub = publisher(Image, "~/rendered/image", 2)
         self._info_pub = publisher(CameraInfo, "~/rendered/camera_info", 2)
+        # Here and not in activate: a map may be corrected while the node only serves renders.
+        updates: Any = self.create_subscription(PoseUpdates, "~/pose_updates", self._on_pose_updates, 10)
+        self._entities.append(lambda: self.destroy_subscription(updates))
         service(RenderViews, "~/render_views", self._on_render_views)
         service(Trigger, "~/reset", self._on_reset)
         service(SetBool, "~/pause", self._on_pause)
@@ -209,6 +214,12 @@ class ElvsmNode(LifecycleNode):
 
     def _on_render_pose(self, message: PoseStamped) -> None:
         self._desk.follow(message, self._rendered_header(message.header.stamp), self._publish_rendered)
+
+    def _on_pose_updates(self, message: PoseUpdates) -> None:
+        try:
+            self._feed.correct(corrections.parse(message, self._intake.world_frame))
+        except (ConversionError, BusyError) as error:
+            self._reports.add("pose_updates", str(error))
 
     # Services and parameters
 
@@ -285,8 +296,13 @@ class ElvsmNode(LifecycleNode):
         )  # fmt: skip
 
     def _publish_keyframes(self) -> None:
-        poses = list(self._feed.keyframes.values())
-        self._keyframes_pub.publish(PoseArray(header=self._world_header(), poses=poses))
+        feed, header = self._feed, self._world_header()
+        poses = list(feed.keyframes.values())
+        stamps = [conversions.stamp_of(feed.stamps[view]) for view in feed.keyframes]
+        self._keyframes_pub.publish(PoseArray(header=header, poses=poses))
+        self._keyframe_list_pub.publish(
+            Keyframes(header=header, ids=list(feed.keyframes), stamps=stamps, poses=poses)
+        )
         self._news = True
 
     def _publish_rendered(self, image: Image, camera_info: CameraInfo) -> None:

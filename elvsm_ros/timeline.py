@@ -39,11 +39,12 @@ class Timeline:
             return Order.STALE
         self._before.pop(stream, None)
         newest = self._newest.get(stream)
-        if newest is None or stamp >= newest - self._tolerance:
-            self._newest[stream] = stamp if newest is None else max(newest, stamp)
-            self._old.pop(stream, None)
-            return Order.NORMAL
         old = self._old.setdefault(stream, [])
+        # Whatever follows an old one and is not newer than all of them goes with it: recordings may be short.
+        if newest is None or stamp > newest or (not old and stamp >= newest - self._tolerance):
+            self._newest[stream] = stamp if newest is None else max(newest, stamp)
+            old.clear()
+            return Order.NORMAL
         if old and stamp <= old[-1]:
             old.clear()
         old.append(stamp)

@@ -36,6 +36,10 @@ def test_three_in_a_row_are_a_jump_and_leftovers_are_told_apart() -> None:
     assert orders(timeline, "pose", [60, 101]) == "NN"  # time goes on, as far as before and farther
 
 
+def test_a_recording_of_four_messages_that_starts_again() -> None:
+    assert orders(Timeline(), "pose", [0, 1, 2, 3, 0, 1, 2, 3]) == "NNNNOOJN"
+
+
 class Desk:
     """An intake, what comes out of it, and how often it wanted the scene to be forgotten."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CameraInfo
 
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions, requests
+from elvsm_ros.corrections import Correction
 from elvsm_ros.engine import Engine
 from elvsm_ros.feed import KeyframeFeed
 from elvsm_ros.intake import Intake
@@ -57,7 +59,7 @@ class Rig:
         message = conversions.rgb_to_image(picture(seed), stamp)
         for name, value in changes.items():
             setattr(message, name, value)
-        self.intake.add_image(message, 0.0)
+        self.intake.add_image(message, time.monotonic())
         self.feed.advance()
 
     def block(self) -> threading.Event:
@@ -211,3 +213,41 @@ def test_pause_lets_nothing_through_once_it_is_answered(make: Any) -> None:
     rig.show(pose_at(1.0), 1)
     rig.settle()
     assert len(rig.feed.keyframes) == 1
+
+
+def test_a_clock_that_is_set_back_while_the_device_is_busy(make: Any) -> None:
+    rig = make()
+    for i in range(3):
+        rig.show(pose_at(1.0 * i), i)
+    rig.settle()
+    leave = rig.block()
+    rig.show(pose_at(3.0), 3)  # waits for the device, and must not come into the new scene
+    first = rig.worker.call(lambda engine: len(engine.scene))
+    rig._stamp = 0
+    for i in range(5):
+        rig.show(pose_at(1.0 * i, y=7.0), 10 + i)
+    leave.set()
+    rig.settle()
+    rig.settle()
+    assert sorted(pose.position.y for pose in rig.feed.keyframes.values()) == [7.0] * 5
+    assert rig.worker.call(lambda engine: engine.scene.views).result(PATIENCE) == list(rig.feed.keyframes)
+    assert len(rig.intake.admission) == 5
+    assert first.result(PATIENCE) == 0  # the old scene went before anything else was done
+
+
+def test_a_correction_of_the_whole_map_drops_what_was_placed_in_the_old_one(make: Any) -> None:
+    rig = make()
+    rig.show(pose_at(0.0), 0)
+    rig.settle()
+    leave = rig.block()
+    rig.show(pose_at(1.0), 1)
+    rig.feed.correct(Correction({}, pose_at(10.0)))
+    leave.set()
+    rig.settle()
+    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [10.0]
+    assert rig.intake.counters.images_dropped == 1
+    for x, count in ((10.0, 1), (11.0, 2)):  # places moved along, and the dropped one's is free
+        rig.show(pose_at(x), 2)
+        rig.settle()
+        assert len(rig.feed.keyframes) == count
+    assert list(rig.feed.stamps) == list(rig.feed.keyframes)
