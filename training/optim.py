@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,13 +34,21 @@ class FlatGradients:
             dist.all_reduce(self.buffer)
             self.buffer.div_(dist.get_world_size())
 
-    def clip(self, largest: float, skip: float) -> tuple[Tensor, Tensor]:
+    def clip(
+        self, largest: float, skip: float, loss: Tensor | None = None, repair: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Scale to a norm of at most `largest`; drop gradients that are not finite or longer than skip * largest.
 
-        Returns the norm before, and 1.0 if the gradients were dropped, as tensors: nothing waits for the device.
+        loss: a scalar, the same on all ranks; gradients of one that is not finite are dropped. repair: NaN becomes 0,
+        infinity 1e-6 before. Returns the norm before, and 1.0 if the gradients were dropped, as tensors: nothing waits
+        for the device.
         """
+        if repair:
+            self.buffer.nan_to_num_(0.0, 1e-6, -1e-6)
         norm = self.buffer.norm()
         good = torch.isfinite(norm) & (norm <= largest * skip)
+        if loss is not None:
+            good = good & torch.isfinite(loss)
         factor = torch.where(good, (largest / (norm + 1e-6)).clamp(max=1.0), 0.0)
         self.buffer.mul_(factor)
         self.buffer.nan_to_num_(0.0, 0.0, 0.0)  # 0 * NaN is NaN
@@ -105,10 +114,13 @@ class Muon:
 class Optimiser:
     """The optimiser of a model by settings; its gradients live in `gradients`."""
 
-    def __init__(self, model: nn.Module, width: int, settings: OptimSettings) -> None:
-        if settings.name not in ("muon", "adamw"):
-            raise ValueError(f"optim.name must be 'muon' or 'adamw', got {settings.name!r}")
+    def __init__(
+        self, model: nn.Module, width: int, settings: OptimSettings, extra: nn.Module | None = None
+    ) -> None:
+        """extra: a further module to train, by AdamW, with the same rate and weight decay."""
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        if extra is not None:
+            named += [(f"extra.{n}", p) for n, p in extra.named_parameters()]
         self.gradients = FlatGradients(p for _, p in named)
         matrices = [p for n, p in named if "_blocks." in n and p.ndim == 2] if settings.name == "muon" else []
         chosen = {id(p) for p in matrices}
@@ -131,12 +143,30 @@ class Optimiser:
         if self.muon is not None:
             self.muon.step(lr)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on beside weights and gradients."""
+        momenta = self.muon.momenta if self.muon is not None else []
+        return {"adamw": self.adamw.state_dict(), "muon": list(momenta)}
 
-def learning_rate(settings: OptimSettings, step: int, progress: float) -> float:
-    """Return the rate for a step: linear warm-up by steps, then constant, then linear to zero by time.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what state_dict of an optimiser of the same model and settings returned."""
+        self.adamw.load_state_dict(state["adamw"])
+        for mine, saved in zip(self.muon.momenta if self.muon else [], state["muon"], strict=True):
+            mine.copy_(saved)
 
-    progress: share of the run's time that is over, in [0, 1].
+
+def learning_rate(settings: OptimSettings, step: int, progress: float, steps: int = 0) -> float:
+    """Return the rate for a step: linear warm-up by steps, then by settings.schedule.
+
+    progress: share of the run that is over, in [0, 1], for "trapezoid"; steps: of the whole run, for "cosine" and
+    "linear".
     """
     warm = min(1.0, (step + 1) / max(settings.warmup, 1))
+    if settings.schedule == "constant":
+        return settings.lr * warm
+    if settings.schedule in ("cosine", "linear"):
+        share = min(1.0, max(0.0, (step - settings.warmup) / max(1, steps - settings.warmup)))
+        fall = 1.0 - share if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
+        return settings.lr * warm * fall
     left = max(0.0, 1.0 - progress)
     return settings.lr * warm * min(1.0, left / settings.decay if settings.decay > 0 else 1.0)

@@ -14,7 +14,10 @@ import yaml
 
 from elvsm_core import ModelConfig
 
+from .losses import LossConfig
 from .scenes import SceneConfig
+
+SCHEDULES = ("trapezoid", "constant", "cosine", "linear")
 
 T = TypeVar("T")
 
@@ -23,15 +26,43 @@ class SettingsError(ValueError):
     """A training configuration that cannot be used."""
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """Procedural scenes and the pool that training samples are drawn from.
+def _require(good: bool, text: str) -> None:
+    if not good:
+        raise SettingsError(text)
 
-    size: images' (height, width), pixels. views: images per scene, consecutive on its walk. draw_batch: scenes drawn
-    at a time on each GPU; draw_every: gradient steps between draws; pool: scenes kept on each GPU, the oldest leave.
-    tiles, texture_size: the texture bank. scenes: how rooms and cameras are drawn.
+
+@dataclass(frozen=True)
+class Re10kSettings:
+    """RealEstate10K as training data, see training/samples.py.
+
+    path: chunks or folders, see training/re10k.py. inputs, targets: views of a sample. target_has_input: targets are
+    drawn from all views, inputs included. dynamic_inputs: numbers of inputs to choose from, one choice per batch.
+    shuffle_inputs: permute the inputs. scale_factor: of the poses' normalisation. workers: processes that decode,
+    for each GPU; prefetch: batches that each of them keeps ready.
     """
 
+    path: str | None = None
+    inputs: int = 2
+    targets: int = 6
+    target_has_input: bool = True
+    dynamic_inputs: tuple[int, ...] = ()
+    shuffle_inputs: bool = False
+    scale_factor: float = 1.35
+    workers: int = 8
+    prefetch: int = 4
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where samples come from: procedural scenes and the pool that samples are drawn from, or RealEstate10K.
+
+    source: "procedural" or "re10k". size: images' (height, width), pixels. The rest but re10k is of procedural scenes.
+    views: images per scene, consecutive on its walk. draw_batch: scenes drawn at a time on each GPU; draw_every:
+    gradient steps between draws; pool: scenes kept on each GPU, the oldest leave. tiles, texture_size: the texture
+    bank. scenes: how rooms and cameras are drawn.
+    """
+
+    source: str = "procedural"
     size: tuple[int, int] = (128, 128)
     views: int = 12
     draw_batch: int = 64
@@ -40,6 +71,17 @@ class DataSettings:
     tiles: int = 1536
     texture_size: int = 256
     scenes: SceneConfig = field(default_factory=SceneConfig)
+    re10k: Re10kSettings = field(default_factory=Re10kSettings)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.source in ("procedural", "re10k"),
+            f"data.source must be 'procedural' or 're10k', got {self.source!r}",
+        )
+        _require(
+            self.source != "re10k" or self.re10k.path is not None,
+            "data.source is re10k: give data.re10k.path, the folder of RealEstate10K's .torch chunks or the list file",
+        )
 
 
 @dataclass(frozen=True)
@@ -71,9 +113,13 @@ class OptimSettings:
     """Optimiser and schedule.
 
     name: "muon" (block matrices by Muon, the rest by AdamW) or "adamw". lr: learning rate; Muon's updates are scaled
-    to AdamW's size, so that the same rate serves both. warmup: steps. decay: the last share of the time, in which the
-    rate falls to zero. clip: largest gradient norm; steps beyond skip times that are left out. ema: decay per step of
-    the averaged weights that are exported (0: off). edge: weight of the loss on image gradients.
+    to AdamW's size, so that the same rate serves both. warmup: steps. schedule: of the rate after that: "trapezoid"
+    (constant, then linearly to zero in the last share `decay` of the run), "constant", "cosine" or "linear" (to zero
+    at the last step, so that they need a number of steps). clip: largest gradient norm; gradients beyond skip times
+    that, or not finite, are dropped. exact_skip: a dropped step changes nothing at all, as published; otherwise
+    momentum and weight decay still act, which spares waiting for the device. repair: take NaN in a gradient for 0 and
+    infinity for 1e-6 first, as published, as long as the loss is finite. ema: decay per step of the averaged weights
+    that are exported (0: off). edge: weight of the loss on image gradients.
     """
 
     name: str = "muon"
@@ -82,26 +128,83 @@ class OptimSettings:
     momentum: float = 0.95
     weight_decay: float = 0.02
     warmup: int = 400
+    schedule: str = "trapezoid"
     decay: float = 0.35
     clip: float = 1.0
     skip: float = 20.0
+    exact_skip: bool = False
+    repair: bool = False
     ema: float = 0.999
     edge: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("muon", "adamw"), f"optim.name must be 'muon' or 'adamw', got {self.name!r}")
+        _require(
+            self.schedule in SCHEDULES,
+            f"optim.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}",
+        )
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The training objective, see training/losses.py: squared error, and terms that need weights from files.
+
+    perceptual: "none" or "vgg19" with its weight and file; lpips: weight of LPIPS (0: off) and its file.
+    """
+
+    perceptual: str = "none"
+    perceptual_weight: float = 0.5
+    perceptual_file: str | None = None
+    lpips: float = 0.0
+    lpips_file: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.perceptual in ("none", "vgg19"),
+            f"loss.perceptual must be 'none' or 'vgg19', got {self.perceptual!r}",
+        )
+
+    def config(self, repa: float = 0.0) -> LossConfig:
+        """Return the weights of the terms; repa: the alignment's."""
+        return LossConfig(1.0, self.perceptual_weight if self.perceptual != "none" else 0.0, self.lpips, repa)
+
+
+@dataclass(frozen=True)
+class RepaSettings:
+    """Representation alignment, see training/repa.py. network: "none", "dinov2" or "dinov3", its weights in `file`."""
+
+    network: str = "none"
+    file: str | None = None
+    mapping: str = "8-2"
+    loss: str = "sl1"
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(
+            self.network in ("none", "dinov2", "dinov3"),
+            f"repa.network must be 'none', 'dinov2' or 'dinov3', got {self.network!r}",
+        )
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """A training run.
 
-    minutes: wall time from the first step on; the schedule follows it. steps: stop after so many steps even if time is
-    left (0: no limit). batch: scenes per step and GPU. out: folder for logs and exports. init: weights to start from.
-    compile: compile the blocks. eval_scenes: procedural test scenes. frames: folder of a walk with cameras.json to
-    evaluate on while training (never trained on). eval_minutes, export_minutes: between evaluations and exports.
+    minutes: wall time from the first step on, over all restarts (0: no limit). steps, epochs: stop after so many steps
+    or passes over the data even if time is left (0: no limit). The schedule follows whichever is nearest to its end.
+    batch: scenes per GPU at a time; accumulate: batches per step. out: folder for logs, checkpoints and exports. init:
+    weights to start from. compile: compile the blocks. eval_scenes: procedural test scenes (0: none). frames: folder of
+    a walk with cameras.json to evaluate on while training (never trained on). eval_minutes: between evaluations, each
+    with an export. checkpoint_minutes, checkpoint_steps: between checkpoints (0: only at the end); keep: how many.
+    resume: "auto" goes on from the newest checkpoint in `out`, "none" leaves it and starts afresh. logger:
+    "tensorboard" (in out/tensorboard) or "none"; out/log.txt is always written.
     """
 
     minutes: float = 25.0
     steps: int = 0
+    epochs: float = 0.0
     batch: int = 64
+    accumulate: int = 1
     seed: int = 1
     out: str = "runs/demo"
     init: str | None = None
@@ -110,12 +213,39 @@ class TrainSettings:
     log_every: int = 100
     eval_scenes: int = 64
     eval_minutes: float = 2.0
-    export_minutes: float = 2.0
     frames: str | None = None
+    checkpoint_minutes: float = 10.0
+    checkpoint_steps: int = 0
+    keep: int = 2
+    resume: str = "auto"
+    logger: str = "tensorboard"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(384, 64, 6, 8, image_size=(128, 128)))
     data: DataSettings = field(default_factory=DataSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    repa: RepaSettings = field(default_factory=RepaSettings)
+
+    def __post_init__(self) -> None:
+        _require(self.resume in ("auto", "none"), f"resume must be 'auto' or 'none', got {self.resume!r}")
+        _require(
+            self.logger in ("tensorboard", "none"),
+            f"logger must be 'tensorboard' or 'none', got {self.logger!r}",
+        )
+        for name in ("batch", "accumulate", "log_every", "keep"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(
+            max(self.minutes, self.steps, self.epochs) > 0,
+            "give minutes, steps or epochs: a run needs an end",
+        )
+        _require(
+            self.epochs == 0 or self.data.source == "re10k",
+            "epochs are passes over a dataset: procedural scenes have none, give minutes or steps",
+        )
+        _require(
+            self.optim.schedule not in ("cosine", "linear") or max(self.steps, self.epochs) > 0,
+            f"optim.schedule {self.optim.schedule} ends at the last step: give steps or epochs",
+        )
 
 
 def load_settings(path: str | Path | None, overrides: list[str] | None = None) -> TrainSettings:

@@ -1,0 +1,137 @@
+"""Checkpoints from which a training goes on exactly: written whole or not at all, the last few kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .settings import TrainSettings
+
+NAME = "checkpoint-{:09d}.pt"
+_NUMBER = re.compile(r"checkpoint-(\d+)\.pt")
+FREE = (
+    "minutes", "steps", "epochs", "out", "device", "log_every", "eval_scenes", "eval_minutes", "frames",
+    "checkpoint_minutes", "checkpoint_steps", "keep", "resume", "logger",
+)  # fmt: skip
+"""Settings that may change when a run goes on."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or gone on from, with the reason and what to do about it."""
+
+
+def signature(settings: TrainSettings, world: int) -> dict[str, Any]:
+    """Return the settings that a run cannot change on its way, as JSON."""
+    values = dataclasses.asdict(settings)
+    for name in FREE:
+        del values[name]
+    for name in ("workers", "prefetch", "path"):
+        del values["data"]["re10k"][name]
+    for group, name in (("loss", "perceptual_file"), ("loss", "lpips_file"), ("repa", "file")):
+        del values[group][name]
+    return {**json.loads(json.dumps(values)), "processes": world}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first."""
+    return sorted(path for path in folder.glob("checkpoint-*.pt") if _NUMBER.fullmatch(path.name))
+
+
+def save(folder: Path, step: int, payload: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint and delete all but the last `keep`.
+
+    A process that is killed leaves the old ones and perhaps a hidden temporary file, which the next call deletes.
+    Raises CheckpointError when it cannot be written, because the disk is full for example; the old ones stay then.
+    """
+    path = folder / NAME.format(step)
+    for leftover in folder.glob(".checkpoint-*"):
+        leftover.unlink(missing_ok=True)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(payload), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        _sync(folder)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        # torch turns a failed write into a RuntimeError.
+        if isinstance(error, OSError | RuntimeError):
+            found = checkpoints(folder)
+            last = str(found[-1]) if found else "the beginning"
+            raise CheckpointError(
+                f"cannot write the checkpoint {path} ({error}): make room, then start the same command again; it goes "
+                f"on from {last}"
+            ) from error
+        raise
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_newest(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the newest checkpoint of a folder, None where there is none.
+
+    expected: `signature` of the run that wants to go on. Raises CheckpointError for a damaged file, and for one of a
+    run with other settings, naming them.
+    """
+    found = checkpoints(folder)
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+        saved = json.loads(payload["settings"])
+    except Exception as error:  # torch, zipfile and pickle each fail in their own ways
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}): delete it to go on from the one before"
+        ) from error
+    different = sorted(_differences(saved, expected))
+    if different:
+        raise CheckpointError(
+            f"{path} is of a run with other settings ({', '.join(different)} differ): choose another folder for "
+            f"`out`, or start afresh with resume=none"
+        )
+    return dict(payload)
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [*a, *(key for key in b if key not in a)]
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{prefix}{key}.")]
+    return [] if a == b else [prefix.rstrip(".")]
+
+
+def put_aside(folder: Path) -> None:
+    """Move the checkpoints of a run that is not gone on with into a folder of their own, previous-<n>."""
+    found = checkpoints(folder)
+    if not found:
+        return
+    number = 1
+    while (aside := folder / f"previous-{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
