@@ -55,6 +55,12 @@ class Inputs:
         image_topic = {"raw": "image", "compressed": "image/compressed"}[settings.image_transport]
         image_kind = Image if settings.image_transport == "raw" else CompressedImage
         self._subscribe(image_kind, image_topic, "images", self._on_image, SENSOR_QOS)
+        if "rect" in self.names[0] and not settings.images_rectified:
+            reports.add(
+                "camera_info",
+                f"{self.names[0]} looks like a topic of rectified images: set images_rectified if it is one, or "
+                f"the distortion that camera_info tells of is taken out a second time",
+            )
         self._subscribe(CameraInfo, "camera_info", "camera_info", intake.add_camera_info, SENSOR_QOS)
         if settings.pose_source == "odom":
             self._subscribe(Odometry, "odom", "poses", self._on_pose_with_covariance, POSE_QOS)

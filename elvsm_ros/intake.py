@@ -274,4 +274,4 @@ class Intake:
 
     def _camera_at(self, stamp: int) -> Intrinsics | None:
         calibration = self.calibration_at(stamp)
-        return calibration and calibration.camera
+        return None if calibration is None else calibration.camera

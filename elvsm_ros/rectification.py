@@ -44,12 +44,12 @@ class Lens:
         """
         raw = self.raw
         # Downwards: polynomials fold back far outside of the picture, and what lies there looks valid again.
-        best = None
-        for scale in NARROWEST * 0.99 ** np.arange(300):
-            sides = max(raw.cx, raw.width - raw.cx) / raw.fx, max(raw.cy, raw.height - raw.cy) / raw.fy
-            if max(sides) / scale > WIDEST or not self._covers(scale):
-                break
-            best = scale
+        best, scale = None, NARROWEST
+        while self._covers(scale):
+            best, scale = scale, scale * 0.9
+        for _ in range(8 if best is not None else 0):  # to less than a thousandth
+            middle = (best + scale) / 2
+            best, scale = (middle, scale) if self._covers(middle) else (best, middle)
         if best is None:
             raise ConversionError(
                 f"camera_info has {self.model} coefficients {self.d.tolist()} that leave nothing of a picture of "
@@ -88,8 +88,14 @@ class Lens:
         return cv2.projectPoints(points, np.zeros(3), np.zeros(3), K, self.d)[0][:, 0]
 
     def _covers(self, scale: float) -> bool:
-        """Tell whether the border of the picture with `scale` times the focal length lies in the raw one."""
+        """Tell whether the picture with `scale` times the focal length has no blank pixels and is not too wide.
+
+        Its border decides, at 97 points a side.
+        """
         raw = self.raw
+        sides = max(raw.cx, raw.width - raw.cx) / raw.fx, max(raw.cy, raw.height - raw.cy) / raw.fy
+        if max(sides) / scale > WIDEST:
+            return False
         across, down = np.linspace(0, raw.width - 1, 97), np.linspace(0, raw.height - 1, 97)
         u = np.concatenate([across, across, np.zeros_like(down), np.full_like(down, raw.width - 1)])
         v = np.concatenate([np.zeros_like(across), np.full_like(across, raw.height - 1), down, down])

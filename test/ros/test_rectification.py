@@ -270,3 +270,12 @@ def test_the_node_renders_the_same_from_raw_and_from_rectified_images(
     show(info("plumb_bob"), raw, 60.0)
     keyframes(4)
     assert not any("Traceback" in line for line in node.lines)
+
+
+def test_a_topic_of_rectified_images_is_noticed(start_node: Callable[..., NodeProcess]) -> None:
+    remap = ("-r", "/image:=/camera/image_rect")
+    node = start_node(*remap)
+    assert "set images_rectified if it is one" in node.wait_for("/camera/image_rect looks like")
+    node = start_node(*remap, images_rectified=True)
+    node.wait_for("active: watching /camera/image_rect")
+    assert not any("looks like" in line for line in node.lines)
