@@ -69,12 +69,14 @@ def save(folder: Path, step: int, payload: Mapping[str, Any], keep: int) -> Path
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        # torch turns a failed write into a RuntimeError.
         if isinstance(error, OSError | RuntimeError):
+            reason: BaseException = error
+            while not isinstance(reason, OSError) and reason.__context__ is not None:
+                reason = reason.__context__  # torch hides a failed write behind an error of its own
             found = checkpoints(folder)
             last = str(found[-1]) if found else "the beginning"
             raise CheckpointError(
-                f"cannot write the checkpoint {path} ({error}): make room, then start the same command again; it goes "
+                f"cannot write the checkpoint {path} ({reason}): make room, then start the same command again; it goes "
                 f"on from {last}"
             ) from error
         raise

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 import elvsm_core as ec
 from elvsm_core.benchmark import flops
 
+from .checkpoints import CheckpointError
 from .evaluate import Frames, load_frames, neighbours, procedural_scenes, score
 from .sampling import Sample
 from .settings import SettingsError, TrainSettings
@@ -85,11 +87,17 @@ class Monitor:
         return result
 
     def export(self, step: int, figures: Mapping[str, float]) -> Path:
-        """Write the averaged weights to model.safetensors."""
+        """Write the averaged weights to model.safetensors. Raises CheckpointError where there is no room for them."""
         data = "procedural scenes" if self.settings.data.source == "procedural" else "RealEstate10K"
         metadata = {"steps": str(step), "figures": json.dumps(figures), "data": data}
         path = self.out / "model.safetensors"
-        ec.save_model(self.model, path, dtype=torch.bfloat16, metadata=metadata)
+        try:
+            ec.save_model(self.model, path, dtype=torch.bfloat16, metadata=metadata)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"cannot write the weights {path} ({error}): make room, then start the same command again; it goes on "
+                f"from the last checkpoint"
+            ) from error
         return path
 
     def progress(

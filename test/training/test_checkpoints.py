@@ -136,6 +136,23 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     assert torch.equal(torch.load(tmp_path / "checkpoint-000000001.pt")["x"], torch.ones(10))
 
 
+def test_a_full_disk_ends_a_training_with_its_reason(tmp_path, mini_re10k, capsys):
+    command = [*re10k(mini_re10k), f"out={tmp_path}"]
+    assert main([*command, "steps=4"]) == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        assert main(command) == 2
+        assert "000000008.pt ([Errno 27] File too large): make room" in capsys.readouterr().err
+        assert main([*command, "eval_minutes=0"]) == 2
+        assert "cannot write the weights" in capsys.readouterr().err
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.glob("*.pt")] == ["checkpoint-000000004.pt"]
+    assert ec.load_model(tmp_path / "model.safetensors", device="cpu").config.width == 32
+    assert main(command) == 0 and state(tmp_path)["step"] == 12
+
+
 def test_only_the_same_run_goes_on(tmp_path, mini_re10k, capsys):
     command = [*re10k(mini_re10k), f"out={tmp_path}", "steps=2"]
     assert main(command) == 0
