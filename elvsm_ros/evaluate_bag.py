@@ -1,0 +1,147 @@
+"""Measure on a recording how well held-out frames are rendered: elvsm_evaluate_bag."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from elvsm_ros.evaluation.options import Options, parse
+
+if TYPE_CHECKING:
+    from elvsm_ros.evaluation.results import Results
+
+VIDEO_RATE = 10
+"""Frames per second."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate a recording. Returns the exit status.
+
+    0: evaluated. 1: nothing was held out, every image became a keyframe. 2: the command line, the model or the
+    recording cannot be used, or only a part of it; that part's results are written.
+    """
+    options = parse(arguments)
+    # Before rclpy is imported: the ROS packages of PyPI take the virtual environment as their prefix.
+    os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+    # And before PyTorch is: threads that spin while they wait slow everything down where cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    console = Console()
+    try:
+        return _run(options, console)
+    except (ValueError, OSError) as error:  # BagError, ParameterError, CheckpointError: all say what to do
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("ended by Ctrl-C before anything was measured")
+        return 130
+
+
+def _run(options: Options, console: Console) -> int:
+    from elvsm_ros.bag_reader import Bag, find_streams
+    from elvsm_ros.parameters import Settings
+
+    settings = Settings.from_values(options.parameters)
+    with Bag(options.bag) as bag:
+        streams = find_streams(bag, options.image_topic, options.camera_info_topic, options.pose_topic)
+        console.print(f"{bag.path}: {bag.duration:.1f} s", markup=False, soft_wrap=True)
+        for topic in (streams.image, streams.camera_info, streams.pose):
+            line = f"  {topic.name}  {topic.type}, {topic.count} messages"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        options.out.mkdir(parents=True, exist_ok=True)
+        # PyTorch takes seconds to import: a recording that cannot be used is told about before.
+        from elvsm_ros.evaluation.measure import evaluate
+
+        with _Bars(console) as tell:
+            results = evaluate(bag, streams, settings, options, tell)
+    _report(options, console, results)
+    if results.incomplete:
+        _complain(f"{results.incomplete}; the results until then are in {options.out}")
+        return 2
+    if not results.views:
+        _complain(
+            f"{options.bag}: nothing was held out, every usable image became a keyframe: raise keyframe_distance and "
+            f"keyframe_angle (--param), or record more images per metre"
+        )
+        return 1
+    return 0
+
+
+def _report(options: Options, console: Console, results: Results) -> None:
+    from elvsm_ros.evaluation.page import SUMMARY_HEAD, facts, number, pictures, summary_rows, write_page
+    from elvsm_ros.video import write_video
+
+    results.write(options.out / "results.json")
+    if options.json is not None:
+        results.write(options.json)
+    results.write_csv(options.out / "frames.csv")
+    video: Path | None = options.out / "video.mp4"
+    if not options.video or not results.views:
+        video = None
+    elif video is not None:
+        write_video(video, pictures(results), VIDEO_RATE)
+    write_page(options.out / "index.html", results, video)
+    if results.views:
+        _print(console, SUMMARY_HEAD, summary_rows(results))
+    if results.sweep():
+        rows = [[str(r["max_views"]), number(r["psnr"])] for r in results.sweep()]
+        _print(console, ["max_views", "PSNR online"], rows)
+    if results.pose_noise:
+        rows = [[f"{r['centimetres']:g}", f"{r['degrees']:g}", number(r["psnr"])] for r in results.pose_noise]
+        _print(console, ["pose noise, cm", "degrees", "PSNR offline"], rows)
+    for name, value in facts(results):
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+    for warning in results.warnings:
+        console.print(f"note: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {options.out / 'index.html'}", markup=False, soft_wrap=True)
+
+
+def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table()
+    for k, title in enumerate(head):
+        table.add_column(title, justify="left" if k == 0 else "right", no_wrap=k == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+class _Bars:
+    """A progress bar for each stage; called with (stage, done, total)."""
+
+    def __init__(self, console: Console):
+        self._progress = Progress(
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        self._progress.start()
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True).print(
+        f"elvsm_evaluate_bag: {text}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A recording through the node's own intake, in recorded time: which images become keyframes, which are held out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+
+from elvsm_ros.admission import Admission, Rule
+from elvsm_ros.bag_reader import ODOMETRY, SECOND, Bag, BagError, Streams
+from elvsm_ros.conversions import stamp_ns
+from elvsm_ros.intake import Candidate, Intake
+from elvsm_ros.parameters import Settings
+from elvsm_ros.reports import Reports
+
+NO_PLACE = -1
+"""The key of a candidate that was refused."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """An image whose pose is known, and whether the node would make it a keyframe; otherwise it is held out."""
+
+    candidate: Candidate
+    keyframe: bool
+
+
+class _Witnessed(Admission):
+    """An admission that tells about every decision: T_world_cam, stamp, and the key or None."""
+
+    def __init__(self, admit: Callable[..., bool], tell: Callable[[tuple[Any, int, int | None]], None]):
+        super().__init__(admit)
+        self._tell = tell
+
+    def offer(self, T_world_cam: NDArray[np.float64], stamp: int, rule: Rule) -> int | None:
+        key = super().offer(T_world_cam, stamp, rule)
+        self._tell((T_world_cam, stamp, key))
+        return key
+
+
+class ReplayIntake(Intake):
+    """The node's intake, which hands out the images that are refused as keyframes as well.
+
+    admit: elvsm_core.keyframes.admit. reports: where faults go.
+    """
+
+    def __init__(self, settings: Settings, admit: Callable[..., bool], reports: Reports):
+        super().__init__(settings, admit, reports)
+        self._decided: list[tuple[NDArray[np.float64], int, int | None]] = []
+        self.admission = _Witnessed(admit, self._decided.append)
+        self._messages: dict[int, Image | CompressedImage] = {}
+        self._remembered = settings.sync_queue + 2
+
+    def add_image(self, message: Image | CompressedImage, now: float) -> None:
+        """Take an image. now: seconds of the recording."""
+        self._messages[stamp_ns(message.header.stamp)] = message
+        while len(self._messages) > self._remembered:
+            del self._messages[next(iter(self._messages))]
+        super().add_image(message, now)
+
+    def decide(self, now: float) -> list[Decision]:
+        """Return what was decided since the last call, in the order of arrival."""
+        candidates = {candidate.key: candidate for candidate in self.poll(now)}
+        decisions = []
+        for T, stamp, key in self._decided:
+            if key is not None:
+                decisions.append(Decision(candidates[key], True))
+                continue
+            camera, message = self._camera_at(stamp), self._messages.get(stamp)
+            if camera is not None and message is not None:
+                decisions.append(Decision(Candidate(message, stamp, T, camera, NO_PLACE), False))
+        self._decided.clear()
+        return decisions
+
+
+def replay(
+    bag: Bag,
+    streams: Streams,
+    intake: ReplayIntake,
+    seconds: float | None = None,
+    passed: Callable[[], None] = lambda: None,
+) -> Iterator[Decision]:
+    """Feed a recording to an intake and yield its decisions.
+
+    seconds: stop so long after the bag's start. passed: called after every image. The clock is the recorder's,
+    so that timeouts mean what they meant then. Raises BagError where the file is damaged.
+    """
+    now = bag.start / SECOND
+    for topic, time, message in bag.messages(streams.names, seconds):
+        now = time / SECOND
+        if topic is streams.image:
+            intake.add_image(message, now)
+        elif topic is streams.camera_info:
+            intake.add_camera_info(message)
+        else:
+            pose = message.pose.pose if streams.pose.type == ODOMETRY else message.pose
+            intake.add_pose(message.header.stamp, message.header.frame_id, pose)
+        yield from intake.decide(now)
+        if topic is streams.image:
+            passed()
+    # Nothing comes any more: what still waits for a pose is given up.
+    yield from intake.decide(now + 1e6)
+
+
+class Complaints:
+    """What the intake reports, with how often: the messages of a replay in words."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+        # A period of zero: every report arrives here, none is throttled.
+        self.reports = Reports(self._take, period=0.0)
+
+    def _take(self, line: str) -> None:
+        key = "".join(c for c in line if not c.isdigit())
+        self._first.setdefault(key, line)
+        self._counts[key] += 1
+
+    def lines(self) -> list[str]:
+        """Return each complaint once, in the order of appearance, with its count."""
+        return [
+            f"{line}" + (f" ({self._counts[key]} times)" if self._counts[key] > 1 else "")
+            for key, line in self._first.items()
+        ]
+
+
+def nothing_usable(bag: Bag, streams: Streams, complaints: Complaints) -> BagError:
+    """Return the error for a recording without a single usable image, with what the intake said."""
+    why = "; ".join(complaints.lines()) or "the topics never overlap in time"
+    return BagError(
+        f"{bag.path}: no image on {streams.image.name} could be used with the poses on {streams.pose.name} and "
+        f"{streams.camera_info.name}: {why}; the stamps of all must be of the same clock"
+    )

@@ -1,0 +1,193 @@
+"""What an evaluation measured: per held-out frame, in the mean, and against what it may depend on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import elvsm_core as ec
+from elvsm_ros.conversions import RGB
+from elvsm_ros.evaluation.baselines import Quality, mean
+from elvsm_ros.evaluation.convention import Verdict
+
+ONLINE, OFFLINE = "online", "offline"
+RENDER, NEAREST, ROTATION = "render", "nearest", "rotation"
+METHODS = (RENDER, NEAREST, ROTATION)
+WORDS = {
+    RENDER: "render",
+    NEAREST: "nearest keyframe",
+    ROTATION: "nearest, rotated",
+}
+Key = tuple[str, str]
+"""A column (ONLINE or OFFLINE) and a method."""
+
+
+@dataclasses.dataclass(eq=False)
+class HeldOut:
+    """A frame that is no keyframe. Pictures are uint8 RGB [H, W, 3] at the model's size.
+
+    time: seconds since the recording began. since: seconds since the last keyframe. distance (metres), angle
+    (degrees): to the keyframe that was nearest by then. keyframes: how many there were by then. used: views that
+    the online render used; support: of it, 0 to 1; render_ms: its latency. sweep: PSNR by max_views.
+    """
+
+    index: int
+    time: float
+    camera: ec.Camera
+    truth: RGB
+    since: float
+    distance: float
+    angle: float
+    keyframes: int
+    used: int
+    support: float
+    render_ms: float
+    pictures: dict[Key, RGB]
+    quality: dict[Key, Quality]
+    sweep: dict[int, float]
+
+    def psnr(self, method: str, column: str = ONLINE) -> float:
+        """Return a PSNR in dB, NaN if that was not measured."""
+        quality = self.quality.get((column, method))
+        return math.nan if quality is None else quality.psnr
+
+
+@dataclasses.dataclass(eq=False)
+class Results:
+    """An evaluation; what is missing of it when it was cut short is told by `incomplete`.
+
+    path, keyframes: T_world_cam [n, 4, 4] of all images used, and of the keyframes at the end. facts: what was
+    evaluated. counts: images and keyframes. timing: milliseconds, bytes and seconds, which differ between runs.
+    """
+
+    facts: dict[str, Any]
+    views: list[HeldOut]
+    path: NDArray[np.float64]
+    keyframes: NDArray[np.float64]
+    counts: dict[str, int]
+    warnings: list[str]
+    convention: Verdict
+    pose_noise: list[dict[str, float]]
+    timing: dict[str, float]
+    incomplete: str = ""
+
+    def summary(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Return means: column, method, metric."""
+        return {
+            column: {method: self._means((column, method)) for method in METHODS}
+            for column in (ONLINE, OFFLINE)
+            if any((column, RENDER) in view.quality for view in self.views)
+        }
+
+    def _means(self, key: Key) -> dict[str, float | None]:
+        found = [view.quality[key] for view in self.views if key in view.quality]
+        return {name: mean([getattr(q, name) for q in found]) for name in ("psnr", "ssim", "lpips")}
+
+    def sweep(self) -> list[dict[str, float]]:
+        """Return the mean online PSNR by max_views."""
+        counts = sorted({n for view in self.views for n in view.sweep})
+        return [
+            {"max_views": n, "psnr": float(np.mean([v.sweep[n] for v in self.views if n in v.sweep]))}
+            for n in counts
+        ]
+
+    def depends(self) -> dict[str, list[dict[str, float | None]]]:
+        """Return the mean online PSNR of each method by ranges of what it may depend on."""
+        return {
+            name: _binned(self.views, value, edges)
+            for name, (value, edges) in {
+                "seconds_since_keyframe": (lambda v: v.since, (0, 0.25, 0.5, 1, 2, 4, 8)),
+                "metres_to_nearest": (lambda v: v.distance, (0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)),
+                "degrees_to_nearest": (lambda v: v.angle, (0, 2.5, 5, 7.5, 10, 15, 30)),
+                "keyframes": (lambda v: v.keyframes, (1, 4, 8, 16, 32, 64, 128, 256, 512)),
+            }.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the pictures. All but "timing" is the same on every run."""
+        return {
+            **self.facts,
+            "complete": not self.incomplete,
+            "incomplete": self.incomplete,
+            "warnings": self.warnings,
+            "counts": self.counts,
+            "summary": self.summary(),
+            "depends": self.depends(),
+            "sweep": self.sweep(),
+            "pose_noise": self.pose_noise,
+            "pose_convention": dataclasses.asdict(self.convention),
+            "frames": [_row(view) for view in self.views],
+            "timing": self.timing,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write `to_json` to a file, which appears when it is complete."""
+        _write(path, json.dumps(_rounded(self.to_json()), indent=1, allow_nan=False) + "\n")
+
+    def write_csv(self, path: Path) -> None:
+        """Write a line per held-out frame."""
+        rows = [{**_row(view), "render_ms": view.render_ms} for view in self.views]
+        partial = path.with_name(f".{path.name}.part")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ["index"])
+            writer.writeheader()
+            writer.writerows(_rounded(rows))
+        os.replace(partial, path)
+
+
+def _binned(
+    views: Sequence[HeldOut], value: Callable[[HeldOut], float], edges: Sequence[float]
+) -> list[dict[str, float | None]]:
+    rows: list[dict[str, float | None]] = []
+    for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
+        inside = [view for view in views if low <= value(view) < high]
+        if inside:
+            means = {method: mean([view.psnr(method) for view in inside]) for method in METHODS}
+            rows.append(
+                {"from": low, "to": None if high == math.inf else high, "frames": len(inside), **means}
+            )
+    return rows
+
+
+def _row(view: HeldOut) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "index": view.index,
+        "time": view.time,
+        "since_keyframe": view.since,
+        "distance": view.distance,
+        "angle": view.angle,
+        "keyframes": view.keyframes,
+        "views_used": view.used,
+        "support": view.support,
+    }
+    for (column, method), quality in view.quality.items():
+        for name, value in dataclasses.asdict(quality).items():
+            row[f"{column}_{method}_{name}"] = value
+    return row
+
+
+def _rounded(value: Any) -> Any:
+    """Return a copy with six digits after the point: what remains is not measured."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text)
+    os.replace(partial, path)
