@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 
 from elvsm_ros import conversions
 
-LIMIT = 1.0
+LIMIT = 2.0
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_missing_publishers_and_a_wrong_type_are_named_once(
     other.create_publisher(PoseWithCovarianceStamped, "/pose", 1)
     node = start_node(silence_warning=LIMIT, status_period=0.1)
     line = node.wait_for("silence: ")
-    assert "waiting for images, camera_info, poses: nothing arrived for 1 s" in line
+    assert "waiting for images, camera_info, poses: nothing arrived for 2 s" in line
     assert "/image: 0 messages, 1 publishers;" in line
     assert "/camera_info: 0 messages, 0 publishers (is its source running, and the topic remapped?)" in line
     assert "geometry_msgs/msg/PoseWithCovarianceStamped there while geometry_msgs/msg/PoseStamped" in line
