@@ -74,6 +74,19 @@ def make_model(settings: TrainSettings, device: torch.device) -> ec.EfficientLVS
     return model.to(device).train()
 
 
+def _check_alike(step: int) -> None:
+    """Raise CheckpointError unless all processes go on from the same step."""
+    steps: list[int] = [step]
+    if world() > 1:
+        steps *= world()
+        dist.all_gather_object(steps, step)
+    if len(set(steps)) > 1:
+        raise checkpoints.CheckpointError(
+            f"the processes found checkpoints of different steps ({sorted(set(steps))}): `out` must be a folder that "
+            f"all nodes share"
+        )
+
+
 def train(settings: TrainSettings) -> Path | None:
     """Run a training, or go on with it; returns the export's path on rank 0, None elsewhere.
 
@@ -93,6 +106,7 @@ def train(settings: TrainSettings) -> Path | None:
     payload = None
     if settings.resume == "auto":
         payload = checkpoints.load_newest(out, checkpoints.signature(settings, world()))
+        _check_alike(payload["step"] if payload is not None else 0)
 
     objective = Objective(
         settings.loss.config(settings.repa.weight),
