@@ -15,7 +15,7 @@ from elvsm_ros.evaluation.convention import ConventionCheck
 
 
 def test_online_renders_beat_the_nearest_keyframe_and_its_rotation(office_bag: Path, tmp_path: Path) -> None:
-    options = ["--frames", "30", "--seconds", "8", "--lpips", "no", "--no-video", "--device", "cpu"]
+    options = ["--frames", "14", "--seconds", "8", "--lpips", "no", "--no-video", "--device", "cpu"]
     assert main(["--bag", str(office_bag), "--out", str(tmp_path), *options]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     online, offline = (results["summary"][column] for column in ("online", "offline"))
