@@ -271,7 +271,3 @@ class Intake:
             if at == stamp:
                 return calibration
         return self._cameras[-1][1] if self._cameras else None
-
-    def _camera_at(self, stamp: int) -> Intrinsics | None:
-        calibration = self.calibration_at(stamp)
-        return None if calibration is None else calibration.camera

@@ -166,7 +166,7 @@ class Evaluation:
         scene, settings = self._engine.scene, self._settings
         given = candidate.camera
         try:
-            rgb = conversions.image_to_rgb(candidate.message)
+            rgb = candidate.picture()
             full = ec.Camera(
                 given.fx, given.fy, given.cx, given.cy, given.width, given.height, candidate.T_world_cam
             )

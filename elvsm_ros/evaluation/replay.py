@@ -71,9 +71,10 @@ class ReplayIntake(Intake):
             if key is not None:
                 decisions.append(Decision(candidates[key], True))
                 continue
-            camera, message = self._camera_at(stamp), self._messages.get(stamp)
-            if camera is not None and message is not None:
-                decisions.append(Decision(Candidate(message, stamp, T, camera, NO_PLACE), False))
+            known, message = self.calibration_at(stamp), self._messages.get(stamp)
+            if known is not None and known.camera is not None and message is not None:
+                held_out = Candidate(message, stamp, T, known.camera, NO_PLACE, known.lens)
+                decisions.append(Decision(held_out, False))
         self._decided.clear()
         return decisions
 
