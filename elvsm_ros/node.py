@@ -206,6 +206,12 @@ class ElvsmNode(LifecycleNode):
             if timeout == math.inf and not self.context.ok():
                 break
 
+    def destroy_node(self) -> None:
+        super().destroy_node()
+        # rclpy leaves the state machine's services, which keep the DDS participant: its shared memory, 64 MB and
+        # more, would stay on the machine when the process ends.
+        self._state_machine.destroy_when_not_in_use()
+
     def close(self, timeout: float) -> None:
         """Stop for good, within about `timeout` seconds even when the device is at work."""
         self._tear_down(timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -195,3 +196,16 @@ def test_ends_soon_while_starting_and_while_images_arrive(start_node: Start, pee
     finally:
         done.set()
         publisher.join()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux's shared memory files in /dev/shm")
+def test_leaves_no_shared_memory_behind(start_node: Start, peer: Peer) -> None:
+    """A restart now and then must not fill the memory of a robot: Fast DDS maps 64 MB and more for a node."""
+    node = start_node()
+    node.wait_for("active")
+    maps = Path(f"/proc/{node.pid}/maps").read_text().split()
+    mapped = {name for name in maps if re.fullmatch(r"/dev/shm/fastdds_[0-9a-f]{16}", name)}
+    own = {name for name in mapped if name not in Path("/proc/self/maps").read_text()}
+    assert own and all(Path(name).exists() for name in own)
+    assert node.signal(signal.SIGTERM)[0] == 0
+    assert not [name for name in own if Path(name).exists()]
