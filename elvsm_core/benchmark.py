@@ -164,7 +164,6 @@ class Benchmark:
         """Time insertion, rendering, and both together, at growing numbers of views."""
         scene = self.scene(max(view_counts) + 1)
         baseline = Baseline(self.model)
-        step = 0
         for views in sorted(view_counts):
             while len(scene) < views:
                 scene.insert(self.image, self.camera(len(scene)))
@@ -185,7 +184,6 @@ class Benchmark:
                 plain = self._baseline(baseline, views, targets) if self.with_baseline else None
                 floor = self.floor(views, targets, 1)
                 self.rows.append(Row("insert + render", views, targets, *self.watch(both), plain, floor))
-                step += 1
 
     def _baseline(self, baseline: Baseline, views: int, targets: int) -> float:
         """Append the last of `views` views and render, including rays' upload and the image's way back."""

@@ -79,3 +79,19 @@ def _part(folder: Path, name: str) -> Path:
     if not (folder / name).is_dir():
         pytest.skip(f"{TEST_DATA_VARIABLE} holds no {name}/")
     return folder / name
+
+
+@pytest.fixture(scope="session")
+def blind_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a tiny model with random weights: quick, and certain to render badly."""
+    import torch
+
+    import elvsm_core as ec
+
+    torch.manual_seed(0)
+    model = ec.EfficientLVSM(
+        ec.ModelConfig(width=64, head_dim=32, layers=2, patch_size=8, image_size=(32, 32))
+    )
+    path = tmp_path_factory.mktemp("models") / "blind.safetensors"
+    ec.save_model(model, path)
+    return path
