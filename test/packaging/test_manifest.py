@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -135,20 +136,21 @@ def test_the_core_stays_below_the_node_and_the_training(repository: Path) -> Non
 def test_the_generated_interfaces_have_the_fields_of_their_files(repository: Path) -> None:
     if importlib.util.find_spec("elvsm") is None:
         pytest.skip("needs the compiled interfaces: run make")
-    from elvsm.msg import Status
-    from elvsm.srv import RenderViews
-
-    text = {path.stem: path.read_text() for path in repository.glob("[ms][sr][gv]/*")}
-    request, answer = text["RenderViews"].split("---")
-    for kind, source in {
-        Status: text["Status"],
-        RenderViews.Request: request,
-        RenderViews.Response: answer,
-    }.items():
-        fields = re.findall(r"^[\w/\[\]]+ +(\w+)", source, re.M)
-        assert list(kind.get_fields_and_field_types()) == fields, (
-            f"{kind} is out of date: run make interfaces"
-        )
+    kinds = {
+        path.stem: getattr(importlib.import_module(f"elvsm.{folder}"), path.stem)
+        for folder in ("msg", "srv", "action")
+        for path in repository.glob(f"{folder}/*.{folder}")
+    }
+    assert len(kinds) >= 7
+    parts = {"msg": [""], "srv": ["Request", "Response"], "action": ["Goal", "Result", "Feedback"]}
+    for path in [p for folder in parts for p in repository.glob(f"{folder}/*.{folder}")]:
+        texts = path.read_text().split("---\n")
+        for part, text in zip(parts[path.parent.name], texts, strict=True):
+            kind = getattr(kinds[path.stem], part) if part else kinds[path.stem]
+            fields = re.findall(r"^[\w/\[\]]+ +(\w+)", text, re.M)
+            assert list(kind.get_fields_and_field_types()) == fields, (
+                f"{kind} is out of date: run make interfaces"
+            )
 
 
 def test_setting_up_says_what_to_install(repository: Path) -> None:
