@@ -96,6 +96,12 @@ def load_into(model: EfficientLVSM, state_dict: Mapping[str, Tensor]) -> None:
     is unchanged then.
     """
     cleaned = clean_state_dict(state_dict)
+    check_tensors(model, cleaned)
+    model.load_state_dict(cleaned)
+
+
+def check_tensors(model: EfficientLVSM, cleaned: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless a cleaned state_dict is one of the model's, see `load_into`."""
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - cleaned.keys())
     if missing:
@@ -116,7 +122,6 @@ def load_into(model: EfficientLVSM, state_dict: Mapping[str, Tensor]) -> None:
             raise CheckpointError(
                 f"tensor {name!r} ({tensor.dtype}) holds values that are not finite numbers"
             )
-    model.load_state_dict(cleaned)
 
 
 def _names(names: list[str]) -> str:
@@ -156,7 +161,12 @@ def _first(error: BaseException) -> str:
 
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """Return the weight file of a bundled name ("demo") or of a path; CheckpointError if there is none."""
+    """Return the weight file of a bundled name ("demo"), a published name (see hub.py) or a path.
+
+    A published model is downloaded the first time. Raises CheckpointError if there is no such file.
+    """
+    from .hub import PUBLISHED, fetch  # it writes what this module reads
+
     path = Path(path_or_name).expanduser()
     bundled = WEIGHTS / f"{path_or_name}.safetensors"
     if path.suffix in (".pt", ".pth", ".safetensors"):
@@ -165,10 +175,12 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
         return path
     if bundled.is_file():
         return bundled
+    if path_or_name in PUBLISHED:
+        return fetch(str(path_or_name))
     names = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
     raise CheckpointError(
-        f"{str(path_or_name)!r} is neither a bundled model ({', '.join(names) or 'none installed'}) nor a "
-        f"path to a .pt or .safetensors file"
+        f"{str(path_or_name)!r} is neither a bundled model ({', '.join(names) or 'none installed'}), a "
+        f"published one ({', '.join(PUBLISHED)}), nor a path to a .pt or .safetensors file"
     )
 
 
@@ -180,8 +192,10 @@ def load_model(
 ) -> EfficientLVSM:
     """Load a model for inference.
 
-    path_or_name: "demo" (the bundled weights), a .safetensors file written by `save_model`, or a .pt file in
-    a published layout. device "auto" is CUDA where there is one. dtype "auto" is bfloat16 on CUDA devices
+    path_or_name: "demo" (the bundled weights); "efficient-lvsm-256", "efficient-lvsm-512" or
+    "efficient-lvsm-incremental", the authors' weights, which are downloaded the first time and have a licence
+    of their own (see hub.py); a .safetensors file written by `save_model`; or a .pt file in a published
+    layout. device "auto" is CUDA where there is one. dtype "auto" is bfloat16 on CUDA devices
     that compute in it and float32 elsewhere; also "float32", "bfloat16" or a torch.dtype. bf16_rays: see
     ModelConfig.
     Raises CheckpointError naming the file and what is wrong with it.
