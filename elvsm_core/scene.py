@@ -46,6 +46,15 @@ class Rendering:
     views: list[int]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unpacked:
+    """A stored scene, ready to be adopted once. next_id: the first id that it never used."""
+
+    keyframes: KeyframeStore
+    frame: SceneFrame | None
+    next_id: int
+
+
 class Scene:
     """Keep posed images of one static scene and render it from other poses.
 
@@ -178,11 +187,7 @@ class Scene:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write images, cameras, stamps and the frame to one file, atomically. See `load`."""
-        with self._lock:
-            stored = StoredScene(
-                self.image_size, self._frame, self._fixed_frame, self._keyframes.items(), self._next_id
-            )
-        write_scene(path, stored, {"model": self.model.config.to_json()})
+        write_scene(path, self.snapshot(), {"model": self.model.config.to_json()})
 
     @classmethod
     def load(
@@ -208,11 +213,49 @@ class Scene:
             max_keyframes=max_keyframes,
             policy=policy,
         )
-        scene._frame = stored.frame
-        for view, keyframe in stored.views.items():
-            scene._keyframes.add(view, keyframe)
-        scene._next_id = stored.next_id
+        scene.adopt(scene.unpack(stored))
         return scene
+
+    def snapshot(self) -> StoredScene:
+        """Return what `save` writes, in no time: nothing is copied, and later changes do not reach it."""
+        with self._lock:
+            return StoredScene(
+                self.image_size, self._frame, self._fixed_frame, self._keyframes.items(), self._next_id
+            )
+
+    def unpack(self, stored: StoredScene) -> Unpacked:
+        """Prepare what a file holds for `adopt`: the part that takes time. The scene goes on as it is.
+
+        Raises SceneError for images of another size than this scene's. More than max_keyframes views: the
+        most redundant ones are left out.
+        """
+        if stored.image_size != self.image_size:
+            (height, width), (own_height, own_width) = stored.image_size, self.image_size
+            raise SceneError(
+                f"the images of the stored scene have {width}x{height} pixels and this scene's have "
+                f"{own_width}x{own_height}: make a scene with image_size ({height}, {width})"
+            )
+        store = KeyframeStore()
+        for view, keyframe in stored.views.items():
+            store.add(view, keyframe)
+        while self._max_keyframes is not None and len(store) > self._max_keyframes:
+            store.remove(store.most_redundant())
+        return Unpacked(store, stored.frame, stored.next_id)
+
+    def adopt(self, unpacked: Unpacked) -> None:
+        """Hold exactly what was unpacked, ids included, from one moment to the next.
+
+        Ids of views that are inserted later are new to this scene and to the stored one. A frame that was
+        given to this scene stays.
+        """
+        with self._lock:
+            self._keyframes = unpacked.keyframes
+            self._slots.clear()
+            self._cache.clear()
+            self._aside = None
+            if not self._fixed_frame:
+                self._frame = unpacked.frame
+            self._next_id = max(self._next_id, unpacked.next_id)
 
     def update_poses(self, poses: Mapping[int, ArrayLike]) -> None:
         """Move views, after a loop closure say: {id: T_world_cam 4x4}.
