@@ -66,65 +66,61 @@ def shortlist(targets: Sequence[Camera], stored: Poses, count: int) -> NDArray[n
     if len(stored) <= count:
         return np.arange(len(stored))
     poses = np.stack([target.T_world_cam for target in targets])
-    metres = np.linalg.norm(stored[:, None, :3, 3] - poses[None, :, :3, 3], axis=-1)
-    cost = metres / 2 + (1 - stored[:, :3, 2] @ poses[:, :3, 2].T) * 2
-    best = cost.min(axis=1)
+    # Squares multiplied out, from an origin nearby: one matrix product, where differences would fill memory.
+    origin = poses[:, :3, 3].mean(0)
+    here, there = poses[:, :3, 3] - origin, stored[:, :3, 3] - origin
+    squares = (here**2).sum(1)[:, None] + (there**2).sum(1) - 2 * here @ there.T
+    cost = np.sqrt(np.maximum(squares, 0)) / 2 - 2 * poses[:, :3, 2] @ stored[:, :3, 2].T
+    best = cost.min(axis=0)
     # Half of the places are shared out evenly, so that no target of a request is left without views.
     share = max(1, count // (2 * len(targets)))
-    best[np.argpartition(cost, share - 1, axis=0)[:share]] = -1
+    best[np.argpartition(cost, share - 1, axis=1)[:, :share]] = -np.inf
     return np.sort(np.argpartition(best, count - 1)[:count])
 
 
 def frustum_points(cameras: Sequence[Camera], depths: Sequence[float] = SAMPLE_DEPTHS) -> NDArray[np.float64]:
     """Return world points [n, g·g·len(depths), 3], spread over each camera's image and `depths` metres."""
+    fx, fy, cx, cy, width, height = np.array([(*c.fxfycxcy, c.width, c.height) for c in cameras]).T[..., None]
     steps = (np.arange(SAMPLE_GRID) + 0.5) / SAMPLE_GRID
-    points = []
-    for camera in cameras:
-        u, v, z = np.meshgrid(steps * camera.width, steps * camera.height, depths, indexing="ij")
-        local = np.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], -1).reshape(
-            -1, 3
-        )
-        points.append(local @ camera.T_world_cam[:3, :3].T + camera.T_world_cam[:3, 3])
-    return np.stack(points)
-
-
-def visibility(
-    points: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    T_world_cam: Poses,
-    fxfycxcy: NDArray[np.float64],
-    size: tuple[int, int],
-) -> NDArray[np.float64]:
-    """Return how well each of n views sees each of p points that a camera at `origin` looks at, [n, p].
-
-    In [0, 1]: 0 outside of the view's frustum, and less the larger the angle between the lines of sight
-    (0.6 at 20 degrees, 0.06 at 45) and the farther away the view is. points [p, 3], origin [3], T_world_cam
-    [n, 4, 4], fxfycxcy [n, 4], size (height, width) pixels. Occlusion is not known and not considered.
-    """
-    offsets = points[None] - T_world_cam[:, None, :3, 3]
-    local = np.einsum("npi,nij->npj", offsets, T_world_cam[:, :3, :3])
-    z = local[..., 2]
-    safe = np.where(z > 1e-6, z, 1.0)
-    u = local[..., 0] / safe * fxfycxcy[:, None, 0] + fxfycxcy[:, None, 2]
-    v = local[..., 1] / safe * fxfycxcy[:, None, 1] + fxfycxcy[:, None, 3]
-    inside = (z > 1e-6) & (u >= 0) & (v >= 0) & (u <= size[1]) & (v <= size[0])
-    sight = points - origin
-    from_target = np.linalg.norm(sight, axis=-1) + 1e-9
-    from_view = np.linalg.norm(offsets, axis=-1) + 1e-9
-    cosine = np.einsum("npi,pi->np", offsets, sight) / (from_view * from_target)
-    agreement = np.square(np.square(np.square(np.clip(cosine, 0, 1))))
-    return inside * agreement * np.minimum(1, from_target / from_view)
+    u, v, z = (grid.ravel() for grid in np.meshgrid(steps, steps, depths, indexing="ij"))
+    local = np.stack(
+        [(u * width - cx) / fx * z, (v * height - cy) / fy * z, np.broadcast_to(z, (len(fx), len(z)))], -1
+    )
+    poses = np.stack([camera.T_world_cam for camera in cameras])
+    return local @ poses[:, :3, :3].transpose(0, 2, 1) + poses[:, None, :3, 3]
 
 
 def visibilities(
     targets: Sequence[Camera], T_world_cam: Poses, fxfycxcy: NDArray[np.float64], size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return `visibility` of the targets' frustum points in n views of one size, [n, targets, points]."""
-    rows = [
-        visibility(points, target.T_world_cam[:3, 3], T_world_cam, fxfycxcy, size)
-        for points, target in zip(frustum_points(targets), targets, strict=True)
-    ]
-    return np.stack(rows, axis=1)
+    """Return how well each of n views sees the points that each target looks at, [n, targets, points].
+
+    In [0, 1]: 0 outside of the view's frustum, and less the larger the angle between the lines of sight
+    (0.6 at 20 degrees, 0.06 at 45) and the farther away the view is. The points are `frustum_points` of the
+    targets; T_world_cam [n, 4, 4] and fxfycxcy [n, 4] are of the views, size (height, width) pixels is that of
+    all of them. Occlusion is not known and not considered.
+    """
+    n, m = len(T_world_cam), len(targets)
+    origins = np.stack([target.T_world_cam[:3, 3] for target in targets])
+    # From an origin nearby, so that what is multiplied out below keeps its digits.
+    shift = origins.mean(0)
+    points = frustum_points(targets)
+    sight = (points - origins[:, None]).reshape(-1, 3)
+    flat, centres = points.reshape(-1, 3) - shift, T_world_cam[:, :3, 3] - shift
+    axes = T_world_cam[:, :3, :3].transpose(0, 2, 1)
+    x, y, z = ((axes.reshape(-1, 3) @ flat.T).reshape(n, 3, -1) - axes @ centres[..., None]).transpose(
+        1, 0, 2
+    )
+    ahead = z > 1e-6
+    inverse = 1 / np.where(ahead, z, 1.0)
+    fx, fy, cx, cy = fxfycxcy.T[..., None]
+    u, v = fx * x * inverse + cx, fy * y * inverse + cy
+    inside = ahead & (u >= 0) & (v >= 0) & (u <= size[1]) & (v <= size[0])
+    from_target = np.sqrt((sight**2).sum(1)) + 1e-9
+    from_view = np.sqrt(x * x + y * y + z * z) + 1e-9
+    cosine = ((flat * sight).sum(1) - centres @ sight.T) / (from_view * from_target)
+    agreement = np.square(np.square(np.square(np.clip(cosine, 0, 1))))
+    return (inside * agreement * np.minimum(1, from_target / from_view)).reshape(n, m, -1)
 
 
 def select(seen: NDArray[np.float64], max_views: int) -> list[int]:

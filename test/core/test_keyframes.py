@@ -47,6 +47,36 @@ def test_nearest_weighs_distance_and_angle():
         keyframes.nearest(at(), np.zeros((0, 4, 4)), 0.1, 0.1)
 
 
+def test_visibilities_are_what_their_definition_says():
+    """Against the definition, point by point, a kilometre from the origin."""
+    rng = np.random.default_rng(0)
+    around = [
+        at(1000 + x, y, z, yaw) for x, y, z, yaw in rng.uniform((-2, -1, -2, 0), (2, 1, 2, 360), (30, 4))
+    ]
+    targets = [ec.Camera(60, 50, 30, 34, 64, 48, T) for T in around[:2]]
+    seen = visibilities(targets, [camera(T) for T in around[2:]])
+    points = keyframes.frustum_points(targets)
+    assert seen.shape == (28, 2, points.shape[1]) and (seen > 0).any(axis=(1, 2)).sum() > 3
+    for view, T in enumerate(around[2:]):
+        for target in range(2):
+            for index, point in enumerate(points[target]):
+                x, y, z = T[:3, :3].T @ (point - T[:3, 3])
+                inside = z > 0 and abs(60 * x / z) <= 32 and abs(60 * y / z) <= 32
+                a, b = point - around[target][:3, 3], point - T[:3, 3]
+                near, far = np.linalg.norm(a), np.linalg.norm(b)
+                expected = inside * max(0, a @ b / near / far) ** 8 * min(1, near / far)
+                assert seen[view, target, index] == pytest.approx(expected, abs=1e-7)
+
+
+def test_frustum_points_project_to_where_they_were_taken():
+    target = ec.Camera(60, 50, 30, 34, 64, 48, at(1, 2, 3, 40))
+    local = np.linalg.inv(target.T_world_cam) @ np.c_[keyframes.frustum_points([target])[0], np.ones(36)].T
+    u, v = 60 * local[0] / local[2] + 30, 50 * local[1] / local[2] + 34
+    assert sorted({round(x, 6) for x in u}) == pytest.approx([64 / 6, 32, 64 * 5 / 6])
+    assert sorted({round(x, 6) for x in v}) == pytest.approx([8, 24, 40])
+    assert sorted({round(x, 6) for x in local[2]}) == pytest.approx(sorted(keyframes.SAMPLE_DEPTHS))
+
+
 def test_selection_prefers_views_that_see_what_the_target_sees():
     target = camera(at())
     views = [camera(at(5, yaw=180)), camera(at(0.1)), camera(at(-0.3, yaw=5)), camera(at(z=2, yaw=180))]
