@@ -1,4 +1,6 @@
+import dataclasses
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import safetensors.torch
 import torch
 
 import elvsm_core as ec
+from elvsm_core.persistence import read_scene, write_scene
 
 
 @pytest.fixture
@@ -76,16 +79,93 @@ def test_damaged_and_foreign_files_are_refused(scene, tiny_model, tmp_path):
         ec.Scene.load(tmp_path / "absent", tiny_model)
 
 
-def test_a_failed_write_leaves_the_old_file(scene, tiny_model, tmp_path, monkeypatch):
+def test_what_cannot_be_a_scene_is_refused(scene, tiny_model, tmp_path):
+    """Files with a right hash and wrong content: made by another program, or by somebody who means harm."""
+    stored = scene.snapshot()
+    first = min(stored.views)
+    frameless = dataclasses.replace(stored, frame=None)
+    ids = dataclasses.replace(stored, next_id=1)
+    image = torch.zeros(8, 8, 3).byte()
+    views = {**stored.views, first: dataclasses.replace(stored.views[first], image=image)}
+    small = dataclasses.replace(stored, views=views)
+    for name, bad, reason in (
+        ("frameless", frameless, "views, but no frame"), ("ids", ids, "below next_id"), ("small", small, "truncated"),
+    ):  # fmt: skip
+        write_scene(tmp_path / name, bad, {})
+        with pytest.raises(ec.SceneFileError, match=reason):
+            ec.Scene.load(tmp_path / name, tiny_model)
+
+
+def test_a_file_is_one_of_safetensors_and_holds_what_was_added(scene, tmp_path):
+    stored = dataclasses.replace(scene.snapshot(), extra={"world_frame": "map", "stamps": [1, 2]})
+    write_scene(tmp_path / "room", stored, {"model": "demo"})
+    tensors = safetensors.torch.load_file(tmp_path / "room")
+    assert tensors["images"].shape == (4, 32, 32, 3) and tensors["ids"].tolist() == scene.views
+    for i, view in enumerate(scene.views):
+        assert torch.equal(tensors["images"][i], scene.keyframe(view).image)
+    assert read_scene(tmp_path / "room").extra == stored.extra
+
+
+def test_content_is_exchanged_in_one_step_and_new_ids_stay_new(scene, tiny_model, walk):
+    stored = scene.snapshot()
+    before = scene.render_tensor(target(walk))
+    other = ec.Scene(tiny_model, capacity=3, max_keyframes=3)
+    for image, camera in walk[3:8]:
+        other.insert(image, camera)
+    unpacked = other.unpack(stored)
+    assert other.views == [2, 3, 4], "nothing has changed yet"
+    assert len(unpacked.keyframes) == 3, "no more than the scene may hold"
+    whole = ec.Scene(tiny_model, capacity=3)
+    for image, camera in walk[:8]:
+        whole.insert(image, camera)
+    whole.adopt(whole.unpack(stored))
+    assert whole.views == scene.views
+    torch.testing.assert_close(whole.render_tensor(target(walk)), before, atol=0, rtol=0)
+    assert whole.insert(*walk[7]) == 8, "an id that neither of them had used"
+    assert list(stored.views) == scene.views, "a snapshot does not follow the scene"
+    coarse = ec.Scene(tiny_model, image_size=(16, 16))
+    with pytest.raises(
+        ec.SceneError, match=r"32x32 pixels and this scene's have 16x16.*image_size \(32, 32\)"
+    ):
+        coarse.unpack(stored)
+
+
+def test_a_failed_write_leaves_the_old_file(scene, tmp_path, monkeypatch):
     path = tmp_path / "room.scene"
     scene.save(path)
     before = path.read_bytes()
 
-    def full(*_, **__):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        scene.save(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            scene.save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["room.scene"]
+
+
+def test_a_killed_writer_leaves_the_old_file_and_its_traces_go_with_the_next(scene, walk, tmp_path):
+    path = tmp_path / "room [1].scene"
+    scene.save(path)
+    before = path.read_bytes()
+    child = os.fork()
+    if not child:  # in the writer: die in the middle of the file
+        calls = iter(range(3))
+
+        class Killed:
+            def numpy(self):
+                if next(calls) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return np.zeros((32, 32, 3), np.uint8)
+
+        stored = scene.snapshot()
+        views = {i: dataclasses.replace(k, image=Killed()) for i, k in stored.views.items()}
+        write_scene(path, dataclasses.replace(stored, views=views), {})
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert path.read_bytes() == before and len(os.listdir(tmp_path)) == 2
+    scene.insert(*walk[6])
+    scene.save(path)
+    assert os.listdir(tmp_path) == [path.name] and len(read_scene(path).views) == 5
