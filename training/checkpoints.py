@@ -36,6 +36,7 @@ def signature(settings: TrainSettings, world: int) -> dict[str, Any]:
         del values[name]
     for name in ("workers", "prefetch", "path"):
         del values["data"]["re10k"][name]
+    del values["data"]["workers"]
     for group, name in (("loss", "perceptual_file"), ("loss", "lpips_file"), ("repa", "file")):
         del values[group][name]
     return {**json.loads(json.dumps(values)), "processes": world}

@@ -31,23 +31,14 @@ def _dot(a: Vector, b: Vector) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _enter(
-    kind: str, o: Vector, d: Vector, centre: Vector, axes: tuple[Vector, Vector, Vector], half: Vector
-) -> Tensor:
-    """Return the ray parameter at which rays enter a convex solid, FAR where they miss it.
-
-    Rays are o + t d. axes: the object's three axes in the world. Everything broadcasts.
-    """
-    rel = (o[0] - centre[0], o[1] - centre[1], o[2] - centre[2])
-    # In the object's frame scaled by its half extents each solid is a unit one; t does not change.
-    p = [_dot(rel, axis) / h for axis, h in zip(axes, half, strict=True)]
-    v = [_dot(d, axis) / h for axis, h in zip(axes, half, strict=True)]
+def _enter(kind: str, p: Vector, v: Vector) -> Tensor:
+    """Return the ray parameter at which rays p + t v enter the unit solid of a kind, FAR where they miss it."""
     enter, leave = None, None
     flat = {"box": (0, 1, 2), "cylinder": (2,), "ellipsoid": ()}[kind]
     for k in flat:
         inverse = 1 / torch.where(v[k].abs() < 1e-9, 1e-9, v[k])
-        low, high = (-1 - p[k]) * inverse, (1 - p[k]) * inverse
-        near, far = torch.minimum(low, high), torch.maximum(low, high)
+        middle, reach = -p[k] * inverse, inverse.abs()
+        near, far = middle - reach, middle + reach
         enter = near if enter is None else torch.maximum(enter, near)
         leave = far if leave is None else torch.minimum(leave, far)
     if kind != "box":
@@ -65,24 +56,22 @@ def _enter(
     return torch.where((enter < leave) & (enter > NEAR), enter, FAR)
 
 
-def _columns(x: Tensor) -> Any:
-    """Split [..., 3] into three [..., 1], or [..., 3, 3] into its three columns of that kind."""
-    if x.shape[-2:] == (3, 3) and x.ndim >= 3:
-        return tuple(tuple(x[..., i, k, None] for i in range(3)) for k in range(3))
-    return tuple(x[..., i, None] for i in range(3))
+def _enter_row(kind: str, o: Vector, d: Vector, row: Any) -> Tensor:
+    """Do the same for rays o + t d and a row of `scaled`: 12 numbers, or tensors that broadcast against o and d."""
+    # In the object's frame scaled by its half extents each solid is a unit one; t does not change.
+    axes = (row[0:3], row[3:6], row[6:9])
+    p = tuple(_dot(o, axis) - row[9 + k] for k, axis in enumerate(axes))
+    return _enter(kind, p, tuple(_dot(d, axis) for axis in axes))  # type: ignore[arg-type]
 
 
 def _nearest_chunk(
     kind: str, first: Tensor, o: Tensor, d: Tensor, objects: Tensor, t: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Update the nearest hits t, index [B, P] with the objects [B, n, 15] = centre, axes, half."""
+    """Update the nearest hits t, index [B, P] with the objects [B, n, 12] of `scaled`."""
     origin, direction = (o[0], o[1], o[2]), (d[0], d[1], d[2])
     for k in range(objects.shape[1]):
-        row = objects[:, k]
-        centre = tuple(row[:, i, None] for i in range(3))
-        axes = tuple(tuple(row[:, 3 + 3 * i + j, None] for i in range(3)) for j in range(3))
-        half = tuple(row[:, 12 + i, None] for i in range(3))
-        hit = _enter(kind, origin, direction, centre, axes, half)  # type: ignore[arg-type]
+        row = tuple(objects[:, k, i, None] for i in range(12))
+        hit = _enter_row(kind, origin, direction, row)
         closer = hit < t
         t = torch.where(closer, hit, t)
         index = torch.where(closer, first + k, index)
@@ -119,15 +108,23 @@ def packed(room: Room) -> Tensor:
     return torch.cat([centre, room.axes.flatten(-2), half], -1)
 
 
+def scaled(room: Room) -> Tensor:
+    """Return what takes rays into the objects' frames, [B, N, 12]: each axis over its half extent, then the offsets."""
+    objects = packed(room)
+    axes = objects[..., 3:12].unflatten(-1, (3, 3)).mT / objects[..., 12:, None]
+    offset = (axes @ objects[..., :3, None])[..., 0]
+    return torch.cat([axes.flatten(-2), offset], -1)
+
+
 def trace_dense(room: Room, o: Tensor, d: Tensor, t: Tensor, compiled: bool = False) -> tuple[Tensor, Tensor]:
     """Return nearest hits t, index [B, P] of rays o, d [3, B, P] before t; index -1: none."""
     index = torch.full(t.shape, -1, dtype=torch.int32, device=t.device)
     first = 0
-    for kind, objects in zip(KINDS, packed(room).split(list(room.counts), dim=1), strict=True):
+    for kind, objects in zip(KINDS, scaled(room).split(list(room.counts), dim=1), strict=True):
         step = _chunk_function(kind, compiled)
         count = objects.shape[1]
         # Whole chunks only, filled up with solids out of reach: one shape, one compilation.
-        nowhere = constant((1e5, 1e5, 1e5, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1e-3, 1e-3, 1e-3), t.device)
+        nowhere = constant((1e3, 0, 0, 0, 1e3, 0, 0, 0, 1e3, 1e8, 1e8, 1e8), t.device)
         objects = torch.cat([objects, nowhere.expand(len(room), -count % CHUNK, -1)], 1)
         for start in range(0, count, CHUNK):
             offset = constant((first + start,), t.device, torch.int32)
@@ -178,20 +175,13 @@ def trace_windowed(
     d = d.reshape(3, -1, height, width)
     windows = _windows(room, c2w, fxfycxcy, size).tolist()
     kinds = [kind for kind, count in zip(KINDS, room.counts, strict=True) for _ in range(count)]
-    centre, axes, half = room.centre[0], room.axes[0], room.half[0].clamp_min(1e-4)
-    for view, rows in enumerate(windows):
-        for k, (left, right, top, bottom) in enumerate(rows):
+    rows = scaled(room)[0]
+    for view, rectangles in enumerate(windows):
+        for k, (left, right, top, bottom) in enumerate(rectangles):
             if right <= left or bottom <= top:
                 continue
             ray = d[:, view, top:bottom, left:right]
-            hit = _enter(
-                kinds[k],
-                o[:, view, :, None].unbind(0),  # type: ignore[arg-type]
-                ray.unbind(0),  # type: ignore[arg-type]
-                centre[k].unbind(0),  # type: ignore[arg-type]
-                tuple(axes[k, :, j].unbind(0) for j in range(3)),  # type: ignore[arg-type]
-                half[k].unbind(0),  # type: ignore[arg-type]
-            )
+            hit = _enter_row(kinds[k], o[:, view, :, None].unbind(0), ray.unbind(0), rows[k])  # type: ignore[arg-type]
             best = t[view, top:bottom, left:right]
             closer = hit < best
             best.copy_(torch.where(closer, hit, best))
@@ -205,6 +195,7 @@ def in_shadow(room: Room, points: Tensor, light: Tensor) -> Tensor:
     to_point = points - light[:, None]
     distance = to_point.norm(dim=0).clamp_min(1e-6)
     kinds = [kind for kind, count in zip(KINDS, room.counts, strict=True) for _ in range(count)]
+    rows = scaled(room)[0]
     reach = room.half[0].norm(dim=-1)
     offset = room.centre[0] - light
     far = offset.norm(dim=-1)
@@ -219,13 +210,6 @@ def in_shadow(room: Room, points: Tensor, light: Tensor) -> Tensor:
             ray = to_point[:, chosen]
         else:
             chosen, ray = torch.arange(points.shape[1], device=points.device), to_point
-        hit = _enter(
-            kinds[k],
-            light.unbind(0),  # type: ignore[arg-type]
-            ray.unbind(0),  # type: ignore[arg-type]
-            room.centre[0, k].unbind(0),  # type: ignore[arg-type]
-            tuple(room.axes[0, k, :, j].unbind(0) for j in range(3)),  # type: ignore[arg-type]
-            room.half[0, k].clamp_min(1e-4).unbind(0),  # type: ignore[arg-type]
-        )
+        hit = _enter_row(kinds[k], light.unbind(0), ray.unbind(0), rows[k])  # type: ignore[arg-type]
         dark[chosen] |= hit < 0.998
     return dark

@@ -74,6 +74,7 @@ class Trainer:
         projectors = aligner.projectors if aligner is not None else None
         self.optimiser = Optimiser(model, settings.model.width, settings.optim, projectors)
         self.step = 0
+        self.progress = 0.0  # share of the run that is over
         self.seconds = 0.0  # of the run, up to the checkpoint that it goes on from
         self.work = 0.0  # floating-point operations since they were last read
 
@@ -90,7 +91,8 @@ class Trainer:
                 sample.size,
             )
             alignment = self.aligner(sample) if self.aligner is not None else None
-            values = self.objective(image, sample.target_images, alignment)
+            late = self.progress >= s.loss.lpips_from
+            values = self.objective(image, sample.target_images, alignment, lpips=late)
             loss = values.total
             if s.optim.edge > 0:
                 loss = loss + s.optim.edge * edge_loss(image, sample.target_images)
@@ -115,6 +117,7 @@ class Trainer:
 
     def advance(self, progress: float, steps: int) -> Tensor:
         """Make one step; returns its terms."""
+        self.progress = progress
         terms, optim = self.gradients(), self.settings.optim
         if not (optim.exact_skip and bool(terms[-1])):
             self.optimiser.step(learning_rate(optim, self.step, progress, steps))

@@ -99,18 +99,24 @@ class Objective(nn.Module):
         config: LossConfig,
         vgg_weights: str | os.PathLike[str] | None = None,
         lpips_weights: str | os.PathLike[str] | None = None,
+        lpips_targets: int = 0,
     ) -> None:
+        """lpips_targets: how many of a sample's targets LPIPS looks at, 0 for all."""
         super().__init__()
-        self.config = config
+        self.config, self.lpips_targets = config, lpips_targets
         self.vgg = VGG19(read_vgg19(vgg_weights)) if config.perceptual else None
         # A copy, because moving this module to a device must not move the one that metrics share.
         self.lpips = copy.deepcopy(load_lpips("vgg", lpips_weights)) if config.lpips else None
+        if self.lpips is not None:
+            self.lpips.to(memory_format=torch.channels_last)  # twice as fast on GPUs
 
-    def forward(self, rendering: Tensor, target: Tensor, repa: Tensor | None = None) -> LossValues:
+    def forward(
+        self, rendering: Tensor, target: Tensor, repa: Tensor | None = None, lpips: bool = True
+    ) -> LossValues:
         """Compare rendering [b, M, 3, H, W] with target [b, M, 3 or 4, H, W], both in [0, 1].
 
-        Alpha is dropped. repa: the alignment loss of the same batch, a scalar, where it is used. Raises
-        ValueError when the shapes differ.
+        Alpha is dropped. repa: the alignment loss of the same batch, a scalar, where it is used. lpips: False leaves
+        LPIPS out this time. Raises ValueError when the shapes differ.
         """
         a, b = rendering.flatten(0, 1).float(), target[:, :, :3].flatten(0, 1).float()
         if a.shape != b.shape:
@@ -118,9 +124,15 @@ class Objective(nn.Module):
         zero = a.new_zeros(())
         mse = F.mse_loss(a, b)
         perceptual = perceptual_loss(self.vgg, a, b) if self.vgg is not None else zero
-        distance = self.lpips(a, b, normalize=True).float().mean() if self.lpips is not None else zero
+        distance = self._lpips(rendering, target) if self.lpips is not None and lpips else zero
         alignment = zero if repa is None else repa
         c = self.config
         total = c.mse * mse + c.perceptual * perceptual + c.lpips * distance + c.repa * alignment
         parts = (mse, -10 * torch.log10(mse.detach()), perceptual, distance, alignment)
         return LossValues(total, *(part.detach() for part in parts))
+
+    def _lpips(self, rendering: Tensor, target: Tensor) -> Tensor:
+        assert self.lpips is not None
+        views = self.lpips_targets or rendering.shape[1]
+        a, b = (x[:, :views, :3].flatten(0, 1).float() for x in (rendering, target))
+        return self.lpips(a, b, normalize=True).float().mean()

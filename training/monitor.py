@@ -22,6 +22,7 @@ from .sampling import Sample
 from .settings import SettingsError, TrainSettings
 
 OFFICE_TARGETS = range(4, 196, 4)  # of an evaluation walk; later frames are kept for final figures
+CONTEXTS = ((2, 4), (2,), (2, 4, 6, 8))  # distances of the input frames before and after a target
 
 PEAKS = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 """Dense bfloat16 rates by the vendor's data sheets, FLOP/s, of devices whose name holds the key."""
@@ -74,7 +75,9 @@ class Monitor:
         if s is not None:
             result["procedural"] = float(score(self.model, s.images, s.c2w, s.fxfycxcy, 4).psnr.mean())
         if self.frames is not None:
-            for context in ((2, 4), (2,)):
+            for context in CONTEXTS:
+                if len(self.frames.images) <= 2 * max(context):
+                    continue
                 sample = neighbours(self.frames, OFFICE_TARGETS, context)
                 scores = score(self.model, *sample, inputs=2 * len(context))
                 result["walk " + ",".join(map(str, context))] = float(scores.psnr.mean())

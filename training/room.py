@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +60,18 @@ class Room:
     def device(self) -> torch.device:
         return self.size.device
 
-    def to(self, device: torch.device | str) -> Room:
-        """Return the same rooms on another device."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> Room:
+        """Return the rooms with a function applied to each of their tensors."""
         moved: dict[str, Any] = {
-            f.name: value.to(device)
+            f.name: function(value)
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return dataclasses.replace(self, **moved)
+
+    def to(self, device: torch.device | str) -> Room:
+        """Return the same rooms on another device."""
+        return self.map(lambda x: x.to(device))
 
     def clearance(self, points: Tensor) -> Tensor:
         """Return the distance, metres, of points [B, n, 3] to every object [B, n, N]; negative inside.
@@ -116,9 +121,4 @@ class Room:
 
     def single(self, i: int) -> Room:
         """Return room i as a batch of one."""
-        picked: dict[str, Any] = {
-            f.name: value[i : i + 1]
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, **picked)
+        return self.map(lambda x: x[i : i + 1])

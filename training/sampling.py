@@ -11,6 +11,7 @@ from torch import Tensor
 from elvsm_core.cameras import mean_pose
 from elvsm_core.frame import MODEL_RANGE
 
+from .photograph import photograph
 from .settings import SamplingSettings
 
 
@@ -147,6 +148,8 @@ def make_sample(
         picked = picked[..., top : top + size[0], left : left + size[1]]
         k = torch.stack([k[..., 0], k[..., 1], k[..., 2] - left, k[..., 3] - top], -1)
     picked = picked.float() / 255
+    if settings.camera > 0:
+        picked = photograph(picked, k, inputs, settings.camera, generator)
     n = inputs
     return Sample(picked[:, :n], source[:, :n], k[:, :n], picked[:, n:], true[:, n:], k[:, n:])
 

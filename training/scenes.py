@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,10 @@ from .room import Room
 from .textures import TextureBank, make_texture_bank
 from .walks import draw_intrinsics, draw_walks
 
-__all__ = ["SceneBatch", "SceneConfig", "Walk", "draw_scenes", "make_texture_bank", "render_views", "walk"]
+__all__ = [
+    "Plan", "SceneBatch", "SceneConfig", "Walk", "draw_scenes", "make_texture_bank", "plan_scenes", "render_plan",
+    "render_views", "walk",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,39 @@ class SceneBatch:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Rooms and cameras before anything is rendered: small, and quick to draw on a CPU.
+
+    c2w [B, V, 4, 4] OpenCV, metres; fxfycxcy [B, V, 4] pixels of images of `size` (H, W); exposure [B, V]; noise
+    [B, 1, 1, 1, 1]: the sensor's standard deviation in grey levels; grain: seed of its noise.
+    """
+
+    room: Room
+    c2w: Tensor
+    fxfycxcy: Tensor
+    exposure: Tensor
+    noise: Tensor
+    grain: int
+    size: tuple[int, int]
+
+    def to(self, device: torch.device | str) -> Plan:
+        """Return the same plan on another device; the copy does not wait."""
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Plan:
+        """Return the same plan in page-locked memory (a DataLoader calls this)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Plan:
+        moved = {
+            f.name: function(value)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, room=self.room.map(function), **moved)
+
+
+@dataclass(frozen=True)
 class Walk:
     """A room (a batch of one) and a camera's path through it.
 
@@ -75,23 +113,45 @@ def draw_scenes(
     same scenes; consecutive views are neighbours on the walk. method: see raycast.py.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return render_plan(config, bank, plan_scenes(config, bank, batch, views, size, generator), method)
+
+
+def plan_scenes(
+    config: SceneConfig,
+    bank: TextureBank,
+    batch: int,
+    views: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+) -> Plan:
+    """Draw `batch` rooms and a walk of `views` poses through each, on the bank's device; see `draw_scenes`.
+
+    The bank's catalogue is enough. generator: on the CPU.
+    """
     room = furnish(bank, batch, generator, bank.device)
     dice = Dice(batch, generator, bank.device, 4096)
     c2w, room = draw_walks(room, views, dice)
     fxfycxcy = draw_intrinsics(dice, views, size, config.fov)
     exposure = 1 + config.exposure * (2 * dice(views) - 1)
+    noise, grain = torch.zeros(batch, 1, 1, 1, 1, device=bank.device), 0
+    if config.noise > 0:
+        noise = 255 * config.noise * dice(1, 1, 1, 1) ** 2
+        grain = int(torch.randint(2**31, (1,), generator=generator))
+    return Plan(room, c2w, fxfycxcy, exposure, noise, grain, size)
+
+
+def render_plan(config: SceneConfig, bank: TextureBank, plan: Plan, method: str = "auto") -> SceneBatch:
+    """Render the views of a plan on the bank's device; see `draw_scenes`."""
+    plan = plan.to(bank.device)
     images, depth = render_views(
-        room, bank, c2w, fxfycxcy, size, supersampling=config.supersampling, shadows=config.shadows, exposure=exposure,
-        method=method,
+        plan.room, bank, plan.c2w, plan.fxfycxcy, plan.size, supersampling=config.supersampling,
+        shadows=config.shadows, exposure=plan.exposure, method=method,
     )  # fmt: skip
     if config.noise > 0:
-        sigma = 255 * config.noise * dice(1, 1, 1, 1) ** 2
-        grain = torch.Generator(device=bank.device).manual_seed(
-            int(torch.randint(2**31, (1,), generator=generator))
-        )
+        grain = torch.Generator(device=bank.device).manual_seed(plan.grain)
         white = torch.randn(images.shape, generator=grain, device=bank.device, dtype=torch.float16)
-        images = (images + sigma.half() * white).round().clamp(0, 255).to(torch.uint8)
-    return SceneBatch(images, c2w, fxfycxcy, depth)
+        images = (images + plan.noise.half() * white).round().clamp(0, 255).to(torch.uint8)
+    return SceneBatch(images, plan.c2w, plan.fxfycxcy, depth)
 
 
 def walk(

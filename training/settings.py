@@ -58,8 +58,8 @@ class DataSettings:
 
     source: "procedural" or "re10k". size: images' (height, width), pixels. The rest but re10k is of procedural scenes.
     views: images per scene, consecutive on its walk. draw_batch: scenes drawn at a time on each GPU; draw_every:
-    gradient steps between draws; pool: scenes kept on each GPU, the oldest leave. tiles, texture_size: the texture
-    bank. scenes: how rooms and cameras are drawn.
+    gradient steps between draws; pool: scenes kept on each GPU, the oldest leave. workers: processes that furnish
+    rooms ahead, for each GPU (0: none). tiles, texture_size: the texture bank. scenes: how rooms and cameras are drawn.
     """
 
     source: str = "procedural"
@@ -68,6 +68,7 @@ class DataSettings:
     draw_batch: int = 64
     draw_every: int = 6
     pool: int = 768
+    workers: int = 0
     tiles: int = 1536
     texture_size: int = 256
     scenes: SceneConfig = field(default_factory=SceneConfig)
@@ -93,7 +94,8 @@ class SamplingSettings:
     published: share of samples in the published normalisation (all views of the sample, largest coordinate 1/1.35);
     the others get a frame that knows nothing of the targets: anchored at another pose of the walk, with the largest
     |coordinate| log-uniform in reach. pose_noise: (degrees, metres), standard deviations of errors on input poses of
-    noisy_share of the samples. crop: share of steps with non-square images, crop_size (height, width).
+    noisy_share of the samples. camera: share of samples taken with another camera, see training/photograph.py. crop:
+    share of steps with non-square images, crop_size (height, width).
     """
 
     inputs: tuple[int, ...] = (2, 3, 4, 6, 8)
@@ -104,6 +106,7 @@ class SamplingSettings:
     reach: tuple[float, float] = (0.08, 0.95)
     pose_noise: tuple[float, float] = (0.15, 0.003)
     noisy_share: float = 0.3
+    camera: float = 0.0
     crop: float = 0.15
     crop_size: tuple[int, int] = (96, 128)
 
@@ -149,7 +152,8 @@ class OptimSettings:
 class LossSettings:
     """The training objective, see training/losses.py: squared error, and terms that need weights from files.
 
-    perceptual: "none" or "vgg19" with its weight and file; lpips: weight of LPIPS (0: off) and its file.
+    perceptual: "none" or "vgg19" with its weight and file; lpips: weight of LPIPS (0: off) and its file, used from the
+    share lpips_from of the run on, on the first lpips_targets target views of a sample (0: all).
     """
 
     perceptual: str = "none"
@@ -157,6 +161,8 @@ class LossSettings:
     perceptual_file: str | None = None
     lpips: float = 0.0
     lpips_file: str | None = None
+    lpips_from: float = 0.0
+    lpips_targets: int = 0
 
     def __post_init__(self) -> None:
         _require(

@@ -9,21 +9,22 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
-from .evaluate import TEST_SEED
-from .pool import ScenePool
+from .pool import ENDLESS, ScenePool
 from .re10k import DatasetError, open_store
 from .samples import SKIPS, SampleConfig, StepSampler, TrainingSamples
 from .sampling import Sample, make_sample
-from .settings import SettingsError, TrainSettings
+from .settings import TrainSettings
 from .textures import make_texture_bank
-
-ENDLESS = 2**40
 
 
 class Source(Protocol):
     """Samples one after the other; its state makes another process go on with the same ones."""
 
     description: str
+
+    def prepare(self) -> None:
+        """Do what takes long before the first sample can be had."""
+        ...
 
     def next(self, step: int) -> Sample:
         """Return the next batch, for gradient step `step`."""
@@ -48,16 +49,17 @@ class ProceduralSource:
     """Samples of procedural scenes, drawn on the device that trains."""
 
     def __init__(self, settings: TrainSettings, rank: int, device: torch.device) -> None:
-        data, seed = settings.data, settings.seed * 10_000 + rank
-        if seed >= TEST_SEED:
-            raise SettingsError(f"seed {settings.seed} would draw the test scenes: choose a smaller one")
-        self.settings = settings
-        bank = make_texture_bank(data.tiles, data.texture_size, settings.seed * 77 + rank, device)
+        data = settings.data
+        self.settings, self.rank, self.device = settings, rank, device
         self.shared = random.Random(settings.seed)  # choices that all ranks make alike
-        self.dice = torch.Generator(device=device).manual_seed(seed)
-        self.pool = ScenePool(data, bank, torch.Generator().manual_seed(seed))
+        self.dice = torch.Generator(device=device).manual_seed(settings.seed * 10_000 + rank)
         self.drawn_at = -1
         self.description = f"procedural scenes, {data.pool} of {data.views} views in the pool"
+
+    def prepare(self) -> None:
+        data, seed = self.settings.data, self.settings.seed
+        bank = make_texture_bank(data.tiles, data.texture_size, seed * 77 + self.rank, self.device)
+        self.pool = ScenePool(data, bank, seed * 10_000 + self.rank)
 
     def next(self, step: int) -> Sample:
         s = self.settings
@@ -69,11 +71,20 @@ class ProceduralSource:
         return make_sample(*self.pool.sample(s.batch, self.dice), inputs, s.sampling, size, self.dice)
 
     def shapes(self) -> Iterator[Sample]:
-        s = self.settings
-        generator = torch.Generator(device=self.dice.device).manual_seed(0)
+        s, device = self.settings, self.device
+        generator = torch.Generator(device=device).manual_seed(0)
+        # Noise will do, so that this needs no scenes.
+        images = torch.randint(
+            256, (s.batch, s.data.views, 3, *s.data.size), dtype=torch.uint8, device=device
+        )
+        c2w = torch.eye(4, device=device).repeat(s.batch, s.data.views, 1, 1)
+        c2w[..., :3, 3] = torch.rand(s.batch, s.data.views, 3, device=device, generator=generator)
+        height, width = s.data.size
+        k = torch.tensor([width, width, width / 2, height / 2], dtype=torch.float32, device=device)
+        k = k.expand(s.batch, s.data.views, 4)
         for size in {s.data.size, *([s.sampling.crop_size] if s.sampling.crop > 0 else [])}:
             for inputs in s.sampling.inputs:
-                yield make_sample(*self.pool.sample(s.batch, generator), inputs, s.sampling, size, generator)
+                yield make_sample(images, c2w, k, inputs, s.sampling, size, generator)
 
     def note(self) -> str:
         return ""
@@ -112,6 +123,9 @@ class Re10kSource:
         self.batches = 0
         self.iterator: Iterator[dict[str, torch.Tensor]] | None = None
         self.description = f"RealEstate10K, {len(self.samples)} scenes, {r.workers} workers for each process"
+
+    def prepare(self) -> None:
+        pass  # the workers start with the first sample
 
     def _load(self, first: int) -> Iterator[dict[str, torch.Tensor]]:
         r = self.settings.data.re10k

@@ -7,6 +7,7 @@ packed as 8-bit RGBX into one flat int32 tensor, so that a sample costs four gat
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -47,6 +48,12 @@ class TextureBank:
     @property
     def device(self) -> torch.device:
         return self.texels.device
+
+    def catalogue(self) -> TextureBank:
+        """Return the bank on the CPU without its pixels: all that drawing materials needs."""
+        return dataclasses.replace(
+            self, texels=self.texels.new_empty(0).cpu(), brightness=self.brightness.cpu()
+        )
 
     def image(self, tile: int, level: int = 0) -> Tensor:
         """Return one tile's pixels, float32 [3, s, s] in [0, 1], s = size / 2**level."""

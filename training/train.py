@@ -87,6 +87,17 @@ def _check_alike(step: int) -> None:
         )
 
 
+def prepare(trainer: Trainer, compiles: bool, rank: int) -> None:
+    """Make the source ready and compile.
+
+    Every other process does it in the other order, so that what one has compiled is in the cache when the next needs
+    it, where processes see their GPU under the same number (one in CUDA_VISIBLE_DEVICES each).
+    """
+    parts = [trainer.source.prepare, *([trainer.warm_up] if compiles else [])]
+    for part in reversed(parts) if rank % 2 == 0 else parts:
+        part()
+
+
 def train(settings: TrainSettings) -> Path | None:
     """Run a training, or go on with it; returns the export's path on rank 0, None elsewhere.
 
@@ -112,6 +123,7 @@ def train(settings: TrainSettings) -> Path | None:
         settings.loss.config(settings.repa.weight),
         settings.loss.perceptual_file,
         settings.loss.lpips_file,
+        settings.loss.lpips_targets,
     ).to(device)
     # A run that goes on does not need the weights that it once started from.
     model = make_model(settings if payload is None else dataclasses.replace(settings, init=None), device)
@@ -132,10 +144,9 @@ def train(settings: TrainSettings) -> Path | None:
             f"{count / 1e6:.1f} M parameters, {world()} x {device}, {source.description}; set up in "
             f"{time.monotonic() - start:.0f} s"
         )
-    if settings.compile:
-        trainer.warm_up()
-        if monitor:
-            monitor.line(f"compiled after {time.monotonic() - start:.0f} s")
+    prepare(trainer, settings.compile, rank)
+    if settings.compile and monitor:
+        monitor.line(f"compiled after {time.monotonic() - start:.0f} s")
     if payload is not None:
         trainer.restore(payload)
         if monitor:

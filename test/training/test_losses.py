@@ -152,3 +152,7 @@ def test_lpips_term_equals_the_metric(test_data):
         values.total.detach(), ec.metrics.lpips(a[0], b[0], weights=weights).mean().detach()
     )
     assert a.grad.abs().sum() > 0
+    first = Objective(LossConfig(mse=0, perceptual=0, lpips=1), lpips_weights=weights, lpips_targets=1)
+    expected = ec.metrics.lpips(a[:, 0], b[:, 0], weights=weights).mean().detach()
+    torch.testing.assert_close(first(a, b).lpips, expected)
+    assert first(a, b, lpips=False).total == 0

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import threading
+import time
 
 import pytest
 import torch
@@ -12,8 +14,12 @@ from elvsm_core.frame import MODEL_RANGE
 from training.evaluate import load_frames, neighbours
 from training.evaluate import main as evaluate
 from training.optim import Muon, Optimiser, learning_rate, orthogonalise
+from training.photograph import photograph
+from training.pool import ScenePool
+from training.ranks import Clock
 from training.sampling import choose_views, disturb, make_sample, place_in_frame
 from training.settings import OptimSettings, SamplingSettings, SettingsError, load_settings
+from training.textures import make_texture_bank
 from training.train import main, train
 from training.walks import look
 
@@ -121,6 +127,51 @@ def test_crops_move_the_principal_point_with_the_pixels():
     top = round(float(sample.images[0, 0, 0, 0, 0]) * 255) // 16
     assert sample.images.shape == (4, 2, 3, 8, 16)
     assert torch.equal(sample.fxfycxcy[0, 0], torch.tensor([20.0, 20.0, 8.0, 7.0 - top]))
+
+
+def test_another_camera_changes_pictures_of_a_scene_alike():
+    g = torch.Generator().manual_seed(2)
+    images = torch.rand(64, 5, 3, 16, 16, generator=g)
+    images[:, 3] = images[:, 4] = images[:, 0]  # two targets that an input shows as well
+    k = torch.tensor([20.0, 20.0, 8.0, 7.0]).expand(64, 5, 4)
+    out = photograph(images, k, 3, 0.5, torch.Generator().manual_seed(5))
+    taken = (out != images).flatten(1).any(1)
+    assert 20 < taken.sum() < 44 and torch.equal(out[~taken], images[~taken])
+    assert out.min() >= 0 and out.max() <= 1
+    assert torch.equal(out[:, 3], out[:, 4]), "targets have no exposure errors"
+    off = (out[taken, 0].mean((1, 2, 3)) - out[taken, 3].mean((1, 2, 3))).abs()
+    assert 0.001 < off.mean() < 0.1, "inputs have some"
+    dark = images * torch.tensor([1.0, 0.4, 0.7, 1.0, 0.4]).reshape(5, 1, 1, 1)
+    metered = photograph(dark, k, 3, 1.0, torch.Generator().manual_seed(5)).mean((2, 3, 4)).mean(0)
+    assert metered[4] / metered[3] > 1.1 * dark[:, 4].mean() / dark[:, 3].mean(), "dark views are lifted"
+
+
+def test_a_training_rests_while_asked_to(tmp_path):
+    clock = Clock(1.0, 0, str(tmp_path), every=1)
+    before = clock.update(0)
+    (tmp_path / "pause").touch()
+    end = threading.Timer(0.5, (tmp_path / "pause").unlink)
+    end.start()
+    start = time.monotonic()
+    clock.update(1)
+    rested = time.monotonic() - start
+    after = clock.update(2)
+    assert rested > 0.4 and not (tmp_path / "paused").exists()
+    assert after - before < 0.3 / 60, "the rest does not count"
+
+
+def test_rooms_are_the_same_whoever_furnishes_them():
+    settings = load_settings(None, [*TINY, "data.pool=6"])
+    bank = make_texture_bank(8, 16, seed=1)
+    pools = [ScenePool(dataclasses.replace(settings.data, workers=workers), bank, 7) for workers in (0, 1)]
+    assert torch.equal(pools[0].images, pools[1].images)
+    assert not torch.equal(pools[0].images[:2], pools[0].images[2:4])
+    for _ in range(2):
+        pools[0].refresh()
+    again = ScenePool(settings.data, bank, 7)
+    again.load_state_dict(pools[0].state_dict())
+    assert torch.equal(again.images, pools[0].images) and again.drawn == 5
+    assert not torch.equal(pools[0].images[:2], pools[1].images[:2]), "the oldest scenes made room"
 
 
 def test_muon_takes_orthogonal_steps_and_the_schedule_ends_at_zero():
