@@ -226,11 +226,17 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("RealEstate10K").add_argument
     add("--index", help="evaluation index, a JSON file; says which frames are inputs and targets")
     add("--targets", type=int, default=3, help="target views of a scene")
-    add("--out", default="evaluation", help="folder for metrics.json, summary.csv and what a restart needs")
+    add(
+        "--out",
+        default="evaluation",
+        help="folder for report.html, metrics.json, summary.csv and what a restart needs",
+    )
+    add("--report", type=int, default=60, help="scenes with pictures in the report (0: no report)")
+    add("--videos", type=int, default=3, help="scenes of the report with a video along the inputs' path")
     add(
         "--incremental",
         action="store_true",
-        help="add views one by one: incremental.json and incremental.csv",
+        help="add views one by one: incremental.json, incremental.csv and incremental.html",
     )
     add("--bf16-rays", action="store_true", help="round rays to bfloat16, as in the published evaluation")
     add("--bf16-images", action="store_true", help="round renders to bfloat16 before measuring, as published")
@@ -300,7 +306,8 @@ def _published(args: argparse.Namespace) -> int:
     settings = Evaluation(
         data=args.data, index=args.index, out=args.out, inputs=2 if args.inputs is None else args.inputs,
         targets=args.targets, image_size=args.image_size or model.config.image_size, bf16_rays=args.bf16_rays,
-        batch=args.batch, workers=args.workers, limit=args.limit,
+        batch=args.batch, workers=args.workers, limit=args.limit, report=args.report, films=args.videos,
+        checkpoint=args.checkpoint,
         protocol=Protocol(
             lpips=args.lpips is not False, lpips_weights=args.lpips_weights, bf16_images=args.bf16_images,
             resize=args.resize,

@@ -15,10 +15,15 @@ import torch.distributed as dist
 
 import elvsm_core as ec
 
+from .convert import write_bytes
+from .evaluate_report import make_gallery
 from .incremental import evaluate_incrementally, write_rows
 from .protocol import Protocol, Summary, evaluate, summarize, write_summary
 from .re10k import open_store
+from .report.gallery import gallery_page, incremental_page
 from .samples import EvaluationSamples, SampleConfig, read_index
+
+REPORT, INCREMENTAL_REPORT = "report.html", "incremental.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Evaluation:
     data: RealEstate10K as `open_store` reads it; index: the evaluation index. inputs, targets: views of a scene.
     image_size (height, width), pixels; bf16_rays: round rays as the published evaluation does. batch: scenes at a
     time; workers: processes that decode images, for each process that renders. limit: only so many scenes, the first
-    ones in the order of their names (0: all).
+    ones in the order of their names (0: all). report: scenes with pictures in report.html (0: no report); films: how
+    many of these get a video. checkpoint: what the report calls the weights.
     """
 
     data: str
@@ -41,6 +47,9 @@ class Evaluation:
     batch: int = 4
     workers: int = 2
     limit: int = 0
+    report: int = 60
+    films: int = 3
+    checkpoint: str = ""
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
 
 
@@ -82,7 +91,7 @@ def processes() -> tuple[int, int]:
 
 
 def run(model: ec.EfficientLVSM, settings: Evaluation) -> Summary | None:
-    """Evaluate, or go on with an evaluation that was interrupted; writes metrics.json and the tables.
+    """Evaluate, or go on with an evaluation that was interrupted; writes metrics.json, the tables and report.html.
 
     Returns the summary on rank 0, None elsewhere. Raises a ValueError that says what to do for data, an index,
     weights or a folder that cannot be used, and OSError where results cannot be written: all that was evaluated
@@ -102,7 +111,33 @@ def run(model: ec.EfficientLVSM, settings: Evaluation) -> Summary | None:
         return None
     summary = summarize(out, samples)
     write_summary(summary, out)
+    if settings.report > 0:
+        with _Bar(rank, "report") as advance:
+            gallery = make_gallery(
+                model, samples, summary, settings.report, settings.films, facts(model, samples, settings),
+                settings.protocol.amp, advance,
+            )  # fmt: skip
+        write_bytes(out / REPORT, gallery_page(gallery).encode())
     return summary
+
+
+def facts(model: ec.EfficientLVSM, samples: EvaluationSamples, settings: Evaluation) -> list[tuple[str, str]]:
+    """Return what the report says about how its figures came about."""
+    c, protocol, (height, width) = model.config, settings.protocol, settings.image_size
+    rounded = [name for name, on in (("rays", c.bf16_rays), ("renders", protocol.bf16_images)) if on]
+    autocast = protocol.amp and model.device.type == "cuda" and model.dtype == torch.float32
+    rows = [
+        ("weights", f"{settings.checkpoint} ({c.width} wide, {c.layers} layers, patches of {c.patch_size})"),
+        ("data", f"{settings.data}, {len(samples.store)} scenes"),
+        ("index", settings.index),
+        ("views", f"{settings.inputs} inputs, {settings.targets} targets of {width}x{height} pixels"),
+        ("computed on", f"{model.device}, {'bfloat16 autocast' if autocast else str(model.dtype)[6:]}"),
+        ("rounded to bfloat16", " and ".join(rounded) or "nothing"),
+    ]
+    if protocol.resize is not None:
+        rows.append(("measured at", f"{protocol.resize}x{protocol.resize} pixels"))
+    rows += [(f"scenes left out: {why}", str(len(keys))) for why, keys in samples.dropped.items() if keys]
+    return rows
 
 
 def run_incrementally(model: ec.EfficientLVSM, settings: Evaluation) -> str:
@@ -118,6 +153,10 @@ def run_incrementally(model: ec.EfficientLVSM, settings: Evaluation) -> str:
     rows, failed = evaluate_incrementally(model, scenes, settings.protocol)
     Path(settings.out).mkdir(parents=True, exist_ok=True)
     write_rows(rows, failed, Path(settings.out))
+    if settings.report > 0:
+        figures = [dataclasses.asdict(row) for row in rows]
+        report = incremental_page(figures, failed, facts(model, samples, settings))
+        write_bytes(Path(settings.out) / INCREMENTAL_REPORT, report.encode())
     lines = [f"{rows[0].scenes} scenes, {settings.targets} targets each, {len(failed)} failed"]
     return "\n".join([*lines, *map(str, rows)])
 
@@ -125,7 +164,8 @@ def run_incrementally(model: ec.EfficientLVSM, settings: Evaluation) -> str:
 class _Bar:
     """A progress bar on rank 0's terminal, nothing elsewhere."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, name: str = "scenes") -> None:
+        self.name = name
         self.shown = rank == 0 and sys.stderr.isatty()
 
     def __enter__(self) -> Callable[[int, int], None] | None:
@@ -136,7 +176,7 @@ class _Bar:
 
         self.progress = Progress(console=Console(stderr=True))
         self.progress.start()
-        task = self.progress.add_task("scenes", total=None)
+        task = self.progress.add_task(self.name, total=None)
 
         def advance(done: int, total: int) -> None:
             self.progress.update(task, completed=done, total=total)

@@ -44,6 +44,7 @@ def command(model, mini_re10k, tmp_path):
     return [
         *("--checkpoint", str(weights), "--data", str(mini_re10k), "--index", str(index)),
         *("--out", str(tmp_path / "out"), "--device", "cpu", "--no-lpips", "--workers", "0"),
+        *("--videos", "0"),
     ]
 
 
@@ -54,8 +55,10 @@ def test_published_protocol_by_command(command, tmp_path, capsys):
     assert content["summary"]["scenes"] == 3 and content["dropped"]["null"] == ["e74ceac9043aa1b8"]
     rows = list(csv.reader((tmp_path / "out/summary.csv").open()))
     assert [row[0] for row in rows] == ["scene_name", *sorted(k for k in INDEX if INDEX[k]), "average"]
+    report = (tmp_path / "out/report.html").read_text()
+    assert all(key in report for key in INDEX if INDEX[key]) and report.count("data:image/jpeg") == 3 * 8
     before = (tmp_path / "out/results-0.jsonl").read_text()
-    assert main(command) == 0  # goes on, with nothing left to do
+    assert main([*command, "--report", "0"]) == 0  # goes on, with nothing left to do
     assert (tmp_path / "out/results-0.jsonl").read_text() == before
     assert main([*command, "--targets", "1"]) == 2
     assert "results of another evaluation (samples differ)" in capsys.readouterr().err
@@ -145,6 +148,7 @@ def test_added_views_end_where_the_whole_forward_pass_does(model, mini_re10k, co
     assert "3 scenes, 3 targets each, 0 failed" in capsys.readouterr().out
     rows = json.loads((tmp_path / "out/incremental.json").read_text())["rows"]
     assert [row["views"] for row in rows] == [1, 2, 3] and len(rows[0]["metrics"]) == 2
+    assert "What another view is worth" in (tmp_path / "out/incremental.html").read_text()
     assert (tmp_path / "out/incremental.csv").read_text().startswith("views,scenes,psnr,ssim,encode_ms")
 
 

@@ -30,6 +30,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = 10 ** math.floor(math.log10(span / count))
     step = next(step * m for m in (1, 2, 2.5, 5, 10) if span / (step * m) <= count)
     first, last = math.floor(low / step), math.ceil(high / step)
+    last = max(last, first + 1)  # equal values still need an axis
     return [round(k * step, 10) for k in range(first, last + 1)]
 
 
