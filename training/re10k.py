@@ -255,32 +255,42 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     return ChunkStore(path) if path.suffix == ".torch" else FolderStore(path)
 
 
-def benchmark(path: str, workers: int, samples: int, batch: int, image_size: int) -> str:
-    """Draw training samples in `workers` processes and return a line with samples/s and what was skipped."""
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """How fast training samples come: samples and decoded frames per second, and scenes that gave none, by reason."""
+
+    samples: float
+    frames: float
+    skipped: dict[str, int]
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{name} {n}" for name, n in self.skipped.items() if n) or "none"
+        return f"{self.samples:.1f} samples/s ({self.frames:.0f} frames/s), skipped: {reasons}"
+
+
+def benchmark(store: Store, workers: int, samples: int, batch: int, image_size: int) -> Throughput:
+    """Draw training samples of eight views in `workers` processes, as a training does, and measure their rate.
+
+    What the workers had ready when the measurement began is left out: their start is not what a long run waits for.
+    """
     from torch.utils.data import DataLoader
 
     from .samples import SKIPS, SampleConfig, StepSampler, TrainingSamples
 
-    store = open_store(path)
+    prefetch = 4 if workers else None
+    ahead, counted = 2 * max(1, workers), max(1, samples // batch, 4 * workers)
     dataset = TrainingSamples(store, SampleConfig(image_size=image_size), seed=0)
-    sampler = StepSampler(steps=1 + samples // batch, batch=batch)
-    loader = DataLoader(
-        dataset, batch_sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None
-    )
-    start, drawn, skipped = time.perf_counter(), 0, collections.Counter[str]()
-    for number, sample in enumerate(loader):
-        if number == 0:  # the workers' start is not what a long run waits for
-            start = time.perf_counter()
-            continue
-        drawn += len(sample["scene"])
-        skipped.update(dict(zip(SKIPS, sample["skipped"].sum(0).tolist(), strict=True)))
-    rate = drawn / (time.perf_counter() - start)
-    reasons = ", ".join(f"{name} {n}" for name, n in skipped.items() if n) or "none"
-    views = dataset.config.views
-    return (
-        f"{rate:.1f} samples/s ({rate * views:.0f} frames/s of {image_size}x{image_size}), "
-        f"{workers} workers, {len(store)} scenes; skipped: {reasons}"
-    )
+    # More than is counted, so that the workers are as busy at the end as in the middle.
+    sampler = StepSampler(steps=ahead + counted + workers * (prefetch or 0), batch=batch)
+    loader = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=workers, prefetch_factor=prefetch))
+    skipped = collections.Counter[str]()
+    for _ in range(ahead):
+        next(loader)
+    start = time.perf_counter()
+    for _ in range(counted):
+        skipped.update(dict(zip(SKIPS, next(loader)["skipped"].sum(0).tolist(), strict=True)))
+    rate = counted * batch / (time.perf_counter() - start)
+    return Throughput(rate, rate * dataset.config.views, dict(skipped))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -292,11 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=256)
     options = parser.parse_args(arguments)
     try:
-        print(
-            benchmark(options.benchmark, options.workers, options.samples, options.batch, options.image_size)
-        )
+        store = open_store(options.benchmark)
+        rate = benchmark(store, options.workers, options.samples, options.batch, options.image_size)
     except ValueError as error:
         parser.error(str(error))
+    print(f"{rate}; {options.workers} workers, {len(store)} scenes, squares of {options.image_size} pixels")
 
 
 if __name__ == "__main__":
