@@ -9,7 +9,7 @@ from .frame import FramePolicy, SceneFrame
 from .images import ImageError, resize_and_crop
 from .model import EfficientLVSM
 from .persistence import Keyframe, SceneFileError
-from .scene import Rendering, Scene, SceneError
+from .scene import PendingRendering, Rendering, Scene, SceneError
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ __all__ = [
     "ImageError",
     "Keyframe",
     "ModelConfig",
+    "PendingRendering",
     "Rendering",
     "Scene",
     "SceneError",

@@ -64,3 +64,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with kernels:
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2)
+
+
+def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attend as `attention` does, and return the logarithms of the softmax's sums, too.
+
+    Shapes as there; the second result is [b, heads, n] float32. Lets results over parts of the keys be merged.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    if q.is_cuda and half:
+        order = _forced or backends(q.device.type, q.device.index, half)
+        if order[0] == SDPBackend.CUDNN_ATTENTION:
+            out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
+        else:
+            out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+        return out.transpose(1, 2), lse.reshape(q.shape[:3])
+    scores = q.float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5
+    out = scores.softmax(-1).to(v.dtype) @ v
+    return out.transpose(1, 2), scores.logsumexp(-1)

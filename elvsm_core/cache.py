@@ -33,7 +33,7 @@ class ViewCache:
             raise ValueError(f"capacity must be at least one view, got {capacity}")
         # Tokens before heads: neighbouring slots then form one key sequence without a copy.
         self._store = torch.zeros((layers, 2, capacity, tokens, heads, head_dim), device=device, dtype=dtype)
-        self._free = list(range(capacity - 1, -1, -1))
+        self.clear()
 
     @property
     def capacity(self) -> int:
@@ -48,16 +48,38 @@ class ViewCache:
     def nbytes(self) -> int:
         return self._store.nbytes
 
+    @property
+    def store(self) -> Tensor:
+        """All keys (0) and values (1): [layers, 2, capacity, tokens, heads, head_dim]."""
+        return self._store
+
+    def take(self) -> int:
+        """Take a slot without writing it; `store` is open to whoever fills it. Raises CacheFullError."""
+        if not self._free:
+            raise CacheFullError(f"all {self.capacity} slots are taken: evict a view first")
+        return self._free.pop()
+
+    def resize(self, capacity: int) -> None:
+        """Free all slots and allocate `capacity` new ones; the old memory is given back before."""
+        layers, _, _, *view = self._store.shape
+        device, dtype = self._store.device, self._store.dtype
+        self._store = torch.empty(layers, 2, 0, *view, device=device, dtype=dtype)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._store = torch.zeros(layers, 2, capacity, *view, device=device, dtype=dtype)
+        self.clear()
+
     def insert(self, keys_values: Sequence[tuple[Tensor, Tensor]]) -> int:
         """Write one view, per layer keys and values [1, tokens, heads, head_dim], and return its slot.
 
         Raises CacheFullError when no slot is free.
         """
-        if not self._free:
-            raise CacheFullError(f"all {self.capacity} slots are taken: evict a view first")
-        slot = self._free[-1]
-        self.replace(slot, keys_values)
-        self._free.pop()
+        slot = self.take()
+        try:
+            self.replace(slot, keys_values)
+        except BaseException:
+            self.evict(slot)
+            raise
         return slot
 
     def replace(self, slot: int, keys_values: Sequence[tuple[Tensor, Tensor]]) -> None:

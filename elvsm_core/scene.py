@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,19 +15,20 @@ from torch import Tensor
 
 from . import keyframes
 from .cache import ViewCache
-from .cameras import Camera, check_pose, stack_cameras
+from .cameras import Camera, check_pose
+from .engine import Pending, camera_numbers, make_engine
 from .frame import FramePolicy, SceneFrame
-from .images import ImageLike, resize_and_crop, to_uint8
-from .model import EfficientLVSM, KeysValues
+from .images import ImageLike
+from .model import EfficientLVSM
+from .paging import Pager, place_of
 from .persistence import Keyframe, StoredScene, read_scene, write_scene
 from .store import KeyframeStore
 
-RENDER_BATCH = 8
-"""Targets decoded at once; more only cost memory."""
-ASIDE_VIEWS = 16
-"""Most views whose encoding is kept for requests outside of the scene's frame."""
 SHORTLIST = 64
 """Keyframes that are looked at closely when the most useful ones for a request are chosen."""
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 class SceneError(ValueError):
@@ -44,6 +46,22 @@ class Rendering:
     images: NDArray[np.uint8]
     support: NDArray[np.float32]
     views: list[int]
+
+
+class PendingRendering:
+    """A rendering that the device is at work on. Any thread may ask for it; the scene is free meanwhile."""
+
+    def __init__(self, images: Pending, support: Callable[[], NDArray[np.float32]], views: list[int]) -> None:
+        self._images, self._support, self.views = images, support, views
+
+    def done(self) -> bool:
+        """Tell whether the images have arrived."""
+        return self._images.done()
+
+    def result(self) -> Rendering:
+        """Wait for the images and return them."""
+        support = self._support()  # while the device is busy
+        return Rendering(self._images.wait(), support, self.views)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +82,13 @@ class Scene:
     frame: a SceneFrame that stays; None: one that is chosen from the first keyframes, and anew (`policy`)
     when the camera has left the range that the model knows.
     max_keyframes: images kept on the host; when there are more, the most redundant one is evicted. None: all.
+    engine: "fused" (CUDA: fused kernels and CUDA graphs, see `warm_up`), "eager" (the model as it is), or
+    "auto", the fastest for the device. All are exact: a scene that was edited renders what a fresh one does.
 
     Keyframes without a slot are encoded again when a render needs them, which gives the same numbers.
     All methods may be called from several threads; each sees the scene as another one left it. A method that
-    raises leaves the scene as it was.
+    raises leaves the scene as it was. When the device runs out of memory, the scene renders fewer targets at
+    once, then keeps half the slots, with a warning, and goes on.
     """
 
     def __init__(
@@ -79,6 +100,7 @@ class Scene:
         *,
         max_keyframes: int | None = None,
         policy: FramePolicy | None = None,
+        engine: str = "auto",
     ) -> None:
         if max_keyframes is not None and max_keyframes < 1:
             raise SceneError(f"max_keyframes must be at least 1, got {max_keyframes}")
@@ -96,13 +118,13 @@ class Scene:
             device=model.device,
             dtype=model.dtype,
         )
+        self._engine = make_engine(engine, model, self._cache, self.image_size)
+        self._pager = Pager(self._engine, self._cache)
         self._fixed_frame = frame is not None
         self._frame = frame
         self._policy = policy or FramePolicy()
         self._max_keyframes = max_keyframes
         self._keyframes = KeyframeStore()
-        self._slots: dict[int, int] = {}  # least recently used first
-        self._aside: tuple[tuple, KeysValues] | None = None
         self._next_id = 0
         self._lock = threading.RLock()
 
@@ -144,13 +166,15 @@ class Scene:
         pass, whatever the number of views. Raises ImageError or CameraError.
         """
         with self._lock:
-            view = self._next_id
-            self._keyframes.add(view, self._prepare(image, camera, stamp))
+            view, frame = self._next_id, self._frame
+            host, prepared, camera = self._engine.prepare(image, camera)
+            self._keyframes.add(view, Keyframe(host, camera, stamp))
             try:
                 self._update_frame()
-                self._encode(view, self._keyframes[view])
+                self._encode(view, self._keyframes[view], prepared)
             except BaseException:  # out of device memory, say
                 self._keyframes.remove(view)
+                self._set_frame(frame)
                 raise
             self._next_id += 1
             if self._max_keyframes is not None and len(self._keyframes) > self._max_keyframes:
@@ -164,8 +188,10 @@ class Scene:
         """
         with self._lock:
             old = self.keyframe(view)
-            new = self._prepare(image, camera, old.stamp)
-            self._encode(view, new)
+            host, prepared, camera = self._engine.prepare(image, camera)
+            new = Keyframe(host, camera, old.stamp)
+            self._pager.leave_others()
+            self._encode(view, new, prepared)
             self._keyframes.update(view, new)
 
     def evict(self, view: int) -> None:
@@ -173,15 +199,13 @@ class Scene:
         with self._lock:
             self.keyframe(view)
             self._keyframes.remove(view)
-            self._release(view)
+            self._pager.release([view])
 
     def clear(self) -> None:
         """Forget all views, and the frame unless it was given. Ids are not used again."""
         with self._lock:
             self._keyframes.clear()
-            self._slots.clear()
-            self._cache.clear()
-            self._aside = None
+            self._pager.clear()
             if not self._fixed_frame:
                 self._frame = None
 
@@ -250,9 +274,7 @@ class Scene:
         """
         with self._lock:
             self._keyframes = unpacked.keyframes
-            self._slots.clear()
-            self._cache.clear()
-            self._aside = None
+            self._pager.clear()
             if not self._fixed_frame:
                 self._frame = unpacked.frame
             self._next_id = max(self._next_id, unpacked.next_id)
@@ -260,9 +282,9 @@ class Scene:
     def update_poses(self, poses: Mapping[int, ArrayLike]) -> None:
         """Move views, after a loop closure say: {id: T_world_cam 4x4}.
 
-        Only the views that really moved are encoded again, when a render next needs them. When all views move
-        by one rigid motion, only the frame moves and nothing is encoded. Raises SceneError for an unknown id
-        and CameraError for a pose that is none; no view has moved then.
+        Only the views that really moved are encoded again: by `encode_stale`, or when a render needs them.
+        When all views move by one rigid motion, only the frame moves and nothing is encoded. Raises SceneError
+        for an unknown id and CameraError for a pose that is none; no view has moved then.
         """
         with self._lock:
             moved = {}
@@ -274,9 +296,9 @@ class Scene:
             rigid = self._common_motion(moved)
             if rigid is not None and self._frame is not None and not self._fixed_frame:
                 self._frame = self._frame.moved(rigid)
+                self._pager.leave_others()
             else:
-                for view in moved:
-                    self._release(view)
+                self._pager.release(moved, stale=True)
             for view, keyframe in moved.items():
                 self._keyframes.update(view, keyframe)
             if len(self._keyframes):
@@ -291,7 +313,49 @@ class Scene:
         T_new_old = new[0] @ np.linalg.inv(old[0])
         return T_new_old if np.allclose(T_new_old @ old, new, rtol=0, atol=1e-6) else None
 
-    @torch.inference_mode()
+    @property
+    def stale(self) -> list[int]:
+        """Views that lost their keys and values to `update_poses` or to a new frame, the newest first."""
+        with self._lock:
+            return self._pager.stale
+
+    def encode_stale(self, limit: int = 1) -> int:
+        """Encode up to `limit` of the stale views again, while there are free slots; return how many are left.
+
+        For idle times: a render that needs a stale view would have to wait for it to be encoded.
+        """
+        with self._lock:
+            for view in self._pager.stale[:limit]:
+                if not self._pager.room:
+                    self._pager.forget_stale()
+                    break
+                self._encode(view, self._keyframes[view])
+            return len(self._pager.stale)
+
+    def warm_up(
+        self,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        view_counts: Sequence[int] = (1, 2, 3, 4, 8),
+        target_counts: Sequence[int] = (1, 2, 4, 8),
+    ) -> None:
+        """Prepare for requests of these kinds, so that none of them waits for kernels or graphs to be made.
+
+        sizes: (height, width) of targets, pixels; None: the scene's own. view_counts: numbers of views used;
+        of target_counts any combination is covered. Other requests work, too; see `capture_missing`. The scene
+        stays as it is. Call it before the first request, and again after `capacity` changed.
+        """
+        with self._lock:
+            for size in sizes or [self.image_size]:
+                self._engine.warm_up(size, view_counts, target_counts)
+
+    def capture_missing(self, limit: int = 1) -> int:
+        """Prepare for up to `limit` kinds of requests that came unprepared; return how many are left.
+
+        For idle times: takes some tens of milliseconds for each.
+        """
+        with self._lock:
+            return self._engine.capture_missing(limit)
+
     def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
         """Render the scene as the given cameras would see it.
 
@@ -299,114 +363,91 @@ class Scene:
         this request; None: as many as there are, `capacity` at most. Raises SceneError for an empty scene, no
         cameras, cameras of different sizes.
         """
-        with self._lock:
-            tensor, seen, views = self._render(cameras, max_views)
-            images = to_uint8(tensor).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return Rendering(images, keyframes.support(seen), views)
+        return self.render_async(cameras, max_views).result()
 
-    @torch.inference_mode()
+    def render_async(self, cameras: Sequence[Camera], max_views: int | None = None) -> PendingRendering:
+        """Begin what `render` does. On CUDA this returns when the work is queued, in a fraction of a millisecond.
+
+        Whatever is changed in the scene after the call does not reach the rendering. One thread can begin
+        renders and insert keyframes while others wait for results.
+        """
+        return self._begin(cameras, max_views, self._engine.render, PendingRendering)
+
     def render_tensor(self, cameras: Sequence[Camera], max_views: int | None = None) -> Tensor:
         """Render as `render` does, and return float32 [M, 3, H, W] in [0, 1] on the model's device."""
-        with self._lock:
-            return self._render(cameras, max_views)[0]
+        return self._begin(cameras, max_views, self._engine.render_tensor, lambda images, *_: images)
 
-    def _render(
-        self, cameras: Sequence[Camera], max_views: int | None
-    ) -> tuple[Tensor, NDArray[np.float64], list[int]]:
+    def _begin(
+        self,
+        cameras: Sequence[Camera],
+        max_views: int | None,
+        render: Callable[[list[int], NDArray[np.float32], tuple[int, int]], P],
+        answer: Callable[[P, Callable[[], NDArray[np.float32]], list[int]], R],
+    ) -> R:
         if not cameras:
             raise SceneError("no camera to render: ask for at least one view")
-        if not len(self._keyframes):
-            raise SceneError("the scene is empty: insert a keyframe before asking for a render")
         if max_views is not None and max_views < 1:
             raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
         if any(camera.size != cameras[0].size for camera in cameras):
             raise SceneError("all cameras of one request must have the same size: split the request")
+        with self._lock:
+            if not len(self._keyframes):
+                raise SceneError("the scene is empty: insert a keyframe before asking for a render")
+            while True:
+                views, support = self._choose(cameras, max_views)
+                try:
+                    frame, slots = self._slots(views, cameras)
+                    images = render(slots, camera_numbers(cameras, frame), cameras[0].size)
+                    return answer(images, support, views)
+                except torch.OutOfMemoryError:
+                    if not self._pager.shrink(batch_first=True):
+                        raise
+
+    def _choose(
+        self, cameras: Sequence[Camera], max_views: int | None
+    ) -> tuple[list[int], Callable[[], NDArray[np.float32]]]:
+        """Return the ids of the views to use and, because it takes time, what computes their support."""
         store, limit = self._keyframes, min(self.capacity, max_views or self.capacity)
         rows = keyframes.shortlist(cameras, store.poses, max(SHORTLIST, limit))
-        seen = keyframes.visibilities(cameras, store.poses[rows], store.fxfycxcy[rows], self.image_size)
-        # In order of age, so that the sums run in the order of a fresh scene with these views.
-        chosen = sorted(keyframes.select(seen, limit)) if len(rows) > limit else slice(None)
-        ids, seen = store.ids[rows][chosen].tolist(), seen[chosen]
-        frame, keys_values = self._keys_values(ids, cameras)
-        parts = [
-            self._decode(keys_values, frame, cameras[start : start + RENDER_BATCH])
-            for start in range(0, len(cameras), RENDER_BATCH)
-        ]
-        return torch.cat(parts), seen, ids
+        poses, fxfycxcy = store.poses[rows], store.fxfycxcy[rows]
 
-    def _keys_values(self, ids: list[int], cameras: Sequence[Camera]) -> tuple[SceneFrame, KeysValues]:
-        """Return the frame to render in, and the keys and values of views in it."""
+        def look() -> NDArray[np.float64]:
+            return keyframes.visibilities(cameras, poses, fxfycxcy, self.image_size)
+
+        if len(rows) <= limit:
+            return store.ids[rows].tolist(), lambda: keyframes.support(look())
+        seen = look()
+        # In order of age, so that the sums run in the order of a fresh scene with these views.
+        chosen = sorted(keyframes.select(seen, limit))
+        return store.ids[rows][chosen].tolist(), lambda: keyframes.support(seen[chosen])
+
+    def _slots(self, views: list[int], cameras: Sequence[Camera]) -> tuple[SceneFrame, list[int]]:
+        """Return the frame to render in, and the slots that hold views in it."""
         assert self._frame is not None
         targets = np.stack([camera.T_world_cam for camera in cameras])
-        if not self._fixed_frame and self._frame.extent(targets) > self._policy.limit:
-            # Not where the robot is now: these views get a frame of their own for this request.
-            used = [self._keyframes[view] for view in ids]
-            frame = self._policy.frame_for(np.stack([k.camera.T_world_cam for k in used]), targets)
-            return frame, self._encoded_aside(used, frame)
-        for view in ids:
-            if view in self._slots:
-                self._slots[view] = self._slots.pop(view)
-        for view in ids:
-            if view not in self._slots:
-                self._encode(view, self._keyframes[view])
-        return self._frame, self._cache.select([self._slots[view] for view in ids])
-
-    def _encoded_aside(self, used: list[Keyframe], frame: SceneFrame) -> KeysValues:
-        """Encode views in a frame that is not the scene's; the last few are kept for the next such request."""
-        key = (tuple(used), frame.scale, frame.T_world_anchor.tobytes())
-        if self._aside is not None and self._aside[0] == key:
-            return self._aside[1]
-        layers = zip(*(self._encoded(keyframe, frame) for keyframe in used), strict=True)
-        joined = [
-            (torch.cat([k for k, _ in layer], 1), torch.cat([v for _, v in layer], 1)) for layer in layers
-        ]
-        self._aside = (key, joined) if len(used) <= ASIDE_VIEWS else None
-        return joined
-
-    def _decode(self, keys_values: KeysValues, frame: SceneFrame, cameras: Sequence[Camera]) -> Tensor:
-        height, width = cameras[0].size
-        patch = self.model.config.patch_size
-        padded = (-(-height // patch) * patch, -(-width // patch) * patch)
-        poses, fxfycxcy = stack_cameras(list(cameras))
-        c2w = torch.from_numpy(frame.to_model(poses)).to(self.model.device)
-        images = self.model.decode(
-            keys_values, c2w.unsqueeze(0), torch.from_numpy(fxfycxcy).to(c2w.device).unsqueeze(0), padded
-        )
-        return images[0, :, :, :height, :width]
-
-    def _prepare(self, image: ImageLike, camera: Camera, stamp: float | None) -> Keyframe:
-        resized, resized_camera = resize_and_crop(image, camera, self.image_size, self.model.device)
-        return Keyframe(resized.cpu().clone(), resized_camera, stamp)
+        used = [(view, self._keyframes[view]) for view in views]
+        if self._fixed_frame or self._frame.extent(targets) <= self._policy.limit:
+            return self._frame, self._pager.slots(used, self._frame)
+        # Not where the robot is now: these views get a frame of their own for this request.
+        frame = self._policy.frame_for(np.stack([k.camera.T_world_cam for _, k in used]), targets)
+        return frame, self._pager.slots(used, frame, place_of(frame))
 
     def _update_frame(self) -> None:
         if self._fixed_frame:
             return
-        frame = self._policy.next_frame(self._frame, self._keyframes.poses)
+        self._set_frame(self._policy.next_frame(self._frame, self._keyframes.poses))
+
+    def _set_frame(self, frame: SceneFrame | None) -> None:
         if frame is not self._frame:
-            # What is in the slots belongs to the old frame; renders encode what they need again.
             self._frame = frame
-            self._slots.clear()
-            self._cache.clear()
+            self._pager.leave_frame()
 
-    @torch.inference_mode()
-    def _encoded(self, keyframe: Keyframe, frame: SceneFrame) -> KeysValues:
-        device = self.model.device
-        image = keyframe.image.to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
-        c2w = torch.from_numpy(frame.to_model(keyframe.camera.T_world_cam[None])).to(device)
-        return self.model.encode_views(image, c2w, torch.tensor([keyframe.camera.fxfycxcy], device=device))
-
-    def _encode(self, view: int, keyframe: Keyframe) -> None:
-        """Put a view's keys and values into a slot, its own or the least recently used one."""
+    def _encode(self, view: int, keyframe: Keyframe, image: Tensor | None = None) -> None:
+        """Encode a view in the scene's frame; with half the slots when memory is short."""
         assert self._frame is not None
-        encoded = self._encoded(keyframe, self._frame)
-        if view in self._slots:
-            self._cache.replace(self._slots[view], encoded)
-            return
-        if not self._cache.free:
-            self._release(next(iter(self._slots)))
-        self._slots[view] = self._cache.insert(encoded)
-
-    def _release(self, view: int) -> None:
-        slot = self._slots.pop(view, None)
-        if slot is not None:
-            self._cache.evict(slot)
+        try:
+            self._pager.put(view, keyframe, self._frame, image=image)
+        except torch.OutOfMemoryError:
+            if not self._pager.shrink(batch_first=False):
+                raise
+            self._pager.put(view, keyframe, self._frame, image=image)

@@ -1,0 +1,182 @@
+"""What a scene has done on the device: encode an image into a slot, render targets from some slots."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .cache import ViewCache
+from .cameras import Camera
+from .frame import SceneFrame
+from .images import ImageLike, resize_and_crop, to_uint8
+from .model import EfficientLVSM
+
+log = logging.getLogger(__name__)
+
+RENDER_BATCH = 8
+"""Targets decoded at once; more only cost memory."""
+
+ENGINES = ("auto", "eager", "fused")
+
+
+def camera_numbers(cameras: Sequence[Camera], frame: SceneFrame) -> NDArray[np.float32]:
+    """Return [n, 16]: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels."""
+    numbers = np.empty((len(cameras), 16), dtype=np.float32)
+    poses = np.stack([camera.T_world_cam for camera in cameras])
+    numbers[:, :12] = frame.to_model(poses)[:, :3].reshape(-1, 12)
+    numbers[:, 12:] = [camera.fxfycxcy for camera in cameras]
+    return numbers
+
+
+class Pending:
+    """Images on their way from the device."""
+
+    def __init__(self, images: Tensor, event: torch.cuda.Event | None = None) -> None:
+        self._images, self._event = images, event
+
+    def done(self) -> bool:
+        """Tell whether `wait` would return at once."""
+        return self._event is None or self._event.query()
+
+    def wait(self) -> NDArray[np.uint8]:
+        """Return uint8 [M, H, W, 3] when they have arrived. Any thread may wait, without a lock."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._images.numpy()
+
+
+class Engine:
+    """Run `model` as it is, on any device. One thread at a time calls its methods.
+
+    batch: most targets decoded at once, a power of two; may be lowered at any time.
+    """
+
+    name = "eager"
+
+    def __init__(self, model: EfficientLVSM, cache: ViewCache, image_size: tuple[int, int]) -> None:
+        self.model, self.cache, self.image_size = model, cache, image_size
+        self.batch = RENDER_BATCH
+
+    def prepare(self, image: ImageLike, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
+        """Cut and resample an image to the scene's size.
+
+        Returns it as uint8 [H, W, 3] on the host, and in a memory that `encode` likes, and its camera. Raises
+        ImageError.
+        """
+        resized, resized_camera = resize_and_crop(image, camera, self.image_size, self.model.device)
+        return resized.cpu().clone(), resized, resized_camera
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor, camera: NDArray[np.float32], slot: int) -> None:
+        """Encode an image, uint8 [H, W, 3] on host or device, seen by camera [16], into a slot.
+
+        When it raises, the slot may hold anything.
+        """
+        device = self.model.device
+        pixels = image.to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
+        c2w, fxfycxcy = unpack_cameras(camera[None], device)
+        self.cache.replace(slot, self.model.encode_views(pixels, c2w, fxfycxcy))
+
+    def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
+        """Render targets cameras [M, 16] of size (height, width) pixels from the views in slots."""
+        images = to_uint8(self.render_tensor(slots, cameras, size)).permute(0, 2, 3, 1)
+        return Pending(images.contiguous().cpu())
+
+    @torch.inference_mode()
+    def render_tensor(
+        self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]
+    ) -> Tensor:
+        """Render as `render` does, float32 [M, 3, H, W] in [0, 1], for the current stream to go on with."""
+        c2w, fxfycxcy = unpack_cameras(cameras, self.model.device)
+        keys_values, padded = self.cache.select(slots), self.padded(size)
+        parts = [
+            self.model.decode(
+                keys_values,
+                c2w[start : start + self.batch].unsqueeze(0),
+                fxfycxcy[start : start + self.batch].unsqueeze(0),
+                padded,
+            )[0]
+            for start in range(0, len(cameras), self.batch)
+        ]
+        return torch.cat(parts)[:, :, : size[0], : size[1]]
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size made of whole patches that covers `size`."""
+        patch = self.model.config.patch_size
+        return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
+
+    def warm_up(
+        self, size: tuple[int, int], view_counts: Sequence[int], target_counts: Sequence[int]
+    ) -> None:
+        """Get ready to encode, and to render these numbers of targets from these numbers of views."""
+        camera = some_camera(self.image_size)
+        slot = self.cache.take() if self.cache.free else None
+        if slot is not None:
+            try:
+                self.encode(torch.zeros(*self.image_size, 3, dtype=torch.uint8), camera, slot)
+            finally:
+                self.cache.evict(slot)
+        self.render([0], np.stack([camera]), size).wait()
+
+    def capture_missing(self, limit: int) -> int:
+        """Prepare for up to `limit` kinds of requests that came unprepared; return how many are left."""
+        return 0
+
+    def release_memory(self) -> None:
+        """Give back device memory that only makes things faster."""
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def default_engine(model: EfficientLVSM) -> str:
+    """Return the name of the engine that is fastest where the model is."""
+    return "fused" if model.device.type == "cuda" and not model.config.bf16_rays else "eager"
+
+
+def make_engine(name: str, model: EfficientLVSM, cache: ViewCache, image_size: tuple[int, int]) -> Engine:
+    """Return the engine of that name (see `Scene`). Raises ValueError for a name that is none."""
+    if name not in ENGINES:
+        raise ValueError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
+    if name == "auto":
+        name = default_engine(model)
+    if name == "eager":
+        return Engine(model, cache, image_size)
+    from .engine_fused import FusedEngine
+
+    return FusedEngine(model, cache, image_size)
+
+
+def batches(count: int, limit: int, padding: bool) -> Iterator[tuple[int, int]]:
+    """Cut `count` targets into batches of `limit` at most; yields (targets in it, targets to compute).
+
+    With padding, computed numbers are powers of two, so that a few kinds of batches serve all requests; one
+    target more is computed where that saves a batch.
+    """
+    while count > 0:
+        if not padding:
+            yield min(count, limit), min(count, limit)
+            count -= limit
+            continue
+        size = limit
+        while size > count + 1 or (size > count and size <= 2):
+            size //= 2
+        yield min(count, size), size
+        count -= size
+
+
+def unpack_cameras(cameras: NDArray[np.float32], device: torch.device) -> tuple[Tensor, Tensor]:
+    numbers = torch.from_numpy(cameras).to(device)
+    c2w = torch.eye(4, device=device).repeat(len(cameras), 1, 1)
+    c2w[:, :3] = numbers[:, :12].unflatten(1, (3, 4))
+    return c2w, numbers[:, 12:]
+
+
+def some_camera(size: tuple[int, int]) -> NDArray[np.float32]:
+    height, width = size
+    return camera_numbers([Camera(width, width, width / 2, height / 2, width, height, np.eye(4))],
+                          SceneFrame(np.eye(4), 1.0))[0]  # fmt: skip

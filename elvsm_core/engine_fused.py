@@ -1,0 +1,202 @@
+"""The engine for CUDA: fused kernels, a CUDA graph for every kind of work, insertion beside rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import ops
+from .cache import ViewCache
+from .cameras import Camera
+from .engine import Engine, Pending, batches, log, some_camera
+from .fused import FusedModel, Tuning
+from .graphs import Graphs, Lane, Parameters, pinned
+from .images import ImageLike, check_image, resize_and_crop
+from .model import EfficientLVSM
+
+
+class FusedEngine(Engine):
+    """Encode on one stream and render on another; calls return when the work is queued.
+
+    A slot is overwritten only after the renders that read it, and read only after it was written, so every
+    render shows the slots as they were when it was asked for. On a CPU the same code runs without streams.
+    """
+
+    name = "fused"
+
+    def __init__(
+        self,
+        model: EfficientLVSM,
+        cache: ViewCache,
+        image_size: tuple[int, int],
+        tuning: Tuning | None = None,
+    ) -> None:
+        super().__init__(model, cache, image_size)
+        if model.config.bf16_rays:
+            raise ValueError("the fused engine computes exact rays only; use engine='eager' with bf16_rays")
+        device = model.device
+        self._cuda = device.type == "cuda"
+        self._network = FusedModel(model, tuning)
+        self._encoding, self._rendering = Lane(device, priority=-1), Lane(device)
+        self._encoder, self._decoder = Graphs(self._encoding), Graphs(self._rendering)
+        self._image = torch.zeros(1, *image_size, 3, dtype=torch.uint8, device=device)
+        self._view = Parameters(16, 1, device)
+        self._request = Parameters(16 * self.batch, cache.capacity, device)
+        self._gathered: Tensor | None = None
+        self._forget_events()
+
+    def _forget_events(self) -> None:
+        self._encoded = 0
+        self._written: dict[int, tuple[int, torch.cuda.Event]] = {}
+        self._read: dict[int, torch.cuda.Event] = {}
+
+    def prepare(self, image: ImageLike, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
+        tensor = check_image(image, camera)
+        if not self._cuda:
+            return super().prepare(tensor, camera)
+        with self._encoding:
+            staged = self._staged(tensor) if tensor.device.type == "cpu" else tensor
+            if tuple(tensor.shape[:2]) == self.image_size:
+                return tensor.cpu().clone(), staged, camera
+            with torch.inference_mode():
+                resized, resized_camera = resize_and_crop(staged, camera, self.image_size, self.model.device)
+                host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
+                host.copy_(resized, non_blocking=True)
+            torch.cuda.current_stream().synchronize()
+        return host.clone(), resized, resized_camera
+
+    def _staged(self, tensor: Tensor) -> Tensor:
+        staged = pinned(tuple(tensor.shape), torch.uint8, self.model.device)
+        return staged.copy_(tensor)
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor, camera: NDArray[np.float32], slot: int) -> None:
+        if self._cuda and image.device.type == "cpu" and not image.is_pinned():
+            image = self._staged(image)
+        with self._encoding as lane:
+            lane.wait(self._read.pop(slot, None))
+            self._view.set(camera, np.array([slot], dtype=np.int32))
+            self._image[0].copy_(image, non_blocking=True)
+            self._encoder.run("encode", self._encode)
+            self._encoded += 1
+            event = lane.record()
+        if event is not None:
+            self._written[slot] = (self._encoded, event)
+
+    def _encode(self) -> None:
+        self._network.encode(self._image, self._view.floats.view(1, 16), self.cache.store, self._view.ints)
+
+    @torch.inference_mode()
+    def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
+        images = pinned((len(cameras), *size, 3), torch.uint8, self.model.device)
+        with self._rendering as lane:
+            self._wait_for(slots)
+            start = 0
+            for count, computed in batches(len(cameras), self.batch, self._cuda):
+                self._set(cameras[start : start + count], slots)
+                key = self._key(slots, computed, size)
+                painted = self._decoder.run(key, partial(self._paint, *key))
+                assert painted is not None
+                images[start : start + count].copy_(painted[:count], non_blocking=True)
+                start += count
+            event = lane.record()
+        self._reading(slots, event)
+        return Pending(images, event)
+
+    @torch.inference_mode()
+    def render_tensor(
+        self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]
+    ) -> Tensor:
+        parts, padded = [], self.padded(size)
+        with self._rendering as lane:
+            self._wait_for(slots)
+            for start in range(0, len(cameras), self.batch):
+                chunk = cameras[start : start + self.batch]
+                self._set(chunk, slots)
+                logits = self._decode(*self._key(slots, len(chunk), size)[:3], padded)
+                parts.append(ops.pixels(logits, len(chunk), padded, self.model.config.patch_size))
+            images = torch.cat(parts)[:, :, : size[0], : size[1]]
+            event = lane.record()
+        self._reading(slots, event)
+        if event is not None:
+            current = torch.cuda.current_stream(self.model.device)
+            current.wait_event(event)
+            images.record_stream(current)
+        return images
+
+    def _wait_for(self, slots: Sequence[int]) -> None:
+        """Have renders wait until these slots are written; encodings end in the order they began in."""
+        written = [self._written[slot] for slot in slots if slot in self._written]
+        if written:
+            self._rendering.wait(max(written, key=lambda entry: entry[0])[1])
+
+    def _reading(self, slots: Sequence[int], event: torch.cuda.Event | None) -> None:
+        if event is not None:
+            self._read.update(dict.fromkeys(slots, event))
+
+    def _set(self, cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
+        self._request.set(cameras, np.array(slots, dtype=np.int32))
+
+    def _key(
+        self, slots: Sequence[int], targets: int, size: tuple[int, int]
+    ) -> tuple[int, bool, int, tuple[int, int]]:
+        """Return what makes a kind of request: views, whether they lie in the first slots, targets, size."""
+        return len(slots), list(slots) == list(range(len(slots))), targets, size
+
+    def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
+        cameras = self._request.floats[: 16 * targets].view(targets, 16)
+        gathered = None if direct else self._room(views)
+        return self._network.decode(cameras, padded, self.cache.store, self._request.ints[:views], gathered)
+
+    def _paint(self, views: int, direct: bool, targets: int, size: tuple[int, int]) -> Tensor:
+        padded = self.padded(size)
+        logits = self._decode(views, direct, targets, padded)
+        return ops.paint(logits, targets, padded, size, self.model.config.patch_size)
+
+    def _room(self, views: int) -> Tensor:
+        """Return room for the views of one layer; it stays where it is unless more are asked for."""
+        numbers = 2 * views * self.cache.store[0, 0, 0].numel()
+        if self._gathered is None or self._gathered.numel() < numbers:
+            if self._gathered is not None:
+                self._decoder.clear()  # its graphs read the old one
+            self._gathered = torch.empty(numbers, device=self.model.device, dtype=self.cache.store.dtype)
+        return self._gathered
+
+    def warm_up(
+        self, size: tuple[int, int], view_counts: Sequence[int], target_counts: Sequence[int]
+    ) -> None:
+        views = sorted({min(n, self.cache.capacity) for n in view_counts}, reverse=True)
+        kinds = {computed for n in target_counts for _, computed in batches(n, self.batch, True)}
+        with torch.inference_mode():
+            if self.cache.free:
+                slot = self.cache.take()
+                try:
+                    with self._encoding:
+                        self._view.set(some_camera(self.image_size), np.array([slot], dtype=np.int32))
+                    self._encoder.capture("encode", self._encode)
+                finally:
+                    self.cache.evict(slot)
+            with self._rendering:
+                self._set(np.stack([some_camera(size)] * self.batch), range(self.cache.capacity))
+            for count in views:  # the most first: `_room` then never grows
+                for key in ((count, direct, n, size) for n in sorted(kinds) for direct in (False, True)):
+                    self._decoder.capture(key, partial(self._paint, *key))
+        log.info("%d CUDA graphs captured", len(self._encoder) + len(self._decoder))
+
+    @torch.inference_mode()
+    def capture_missing(self, limit: int) -> int:
+        # The encoder runs on the image that it ran on last, and writes what is there already.
+        left = self._encoder.capture_missing(limit)
+        return left + self._decoder.capture_missing(limit)
+
+    def release_memory(self) -> None:
+        self._encoder.clear()
+        self._decoder.clear()
+        self._gathered = None
+        self._forget_events()
+        super().release_memory()

@@ -1,0 +1,182 @@
+"""The network of `model.py` again, arranged for latency: the same operations on the same weights, fewer launches.
+
+The encoder's layer norm is shared by the next block and the decoder's keys and values, whose projections are
+one matrix product; residuals are added by the product that makes them; keys and values go straight into their
+slot. Nothing here allocates more than workspace or looks at data, so both halves can be CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ops
+from .attention import attention
+from .config import ModelConfig
+from .model import CrossAttention, DecoderBlock, EfficientLVSM, EncoderBlock, SelfAttention, layer_norm
+from .ops import Tile
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What differs between devices, not between results.
+
+    gelu: tiles of the product with GELU, by the least number of token rows, most first; None: two kernels.
+    split_keys: parts that the keys of a request are split in, by the most query tokens, fewest first.
+    split_from: keys below which nothing is split.
+    """
+
+    gelu: tuple[tuple[int, Tile | None], ...] = ((0, None),)
+    split_keys: tuple[tuple[int, int], ...] = ()
+    split_from: int = 4096
+
+    @classmethod
+    def for_device(cls, device: torch.device) -> Tuning:
+        """Return what was measured to be fast (docs/benchmarks.md); the default for unknown devices."""
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
+            return cls(split_keys=((1024, 4), (2048, 2)))
+        return cls()
+
+    def gelu_tile(self, rows: int) -> Tile | None:
+        return next((tile for least, tile in self.gelu if rows >= least), None)
+
+    def parts(self, queries: int, keys: int) -> int:
+        """Return how many parts the keys are split in."""
+        if keys < self.split_from:
+            return 1
+        parts = next((n for most, n in self.split_keys if queries <= most), 1)
+        while keys % parts:
+            parts -= 1
+        return parts
+
+
+class SideStream:
+    """Lets something run beside the current stream; on a CPU it just runs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Run the block on the side stream, after all that the current stream was given so far."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """Have the current stream wait for the side stream."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+
+
+class FusedModel:
+    """Encode into a cache's storage and decode from it. Weights are those of `model` at construction.
+
+    model: in eval mode. tuning: None: the device's.
+    """
+
+    def __init__(self, model: EfficientLVSM, tuning: Tuning | None = None) -> None:
+        self.config: ModelConfig = model.config
+        self.device, self.dtype = model.device, model.dtype
+        self.tuning = tuning or Tuning.for_device(model.device)
+        self._model = model
+        self._encoder = [cast(EncoderBlock, b) for b in model.input_self_attn_blocks]
+        self._decoder = [cast(DecoderBlock, b) for b in model.self_cross_blocks]
+        self._side = SideStream(model.device)
+        cross = [b.cross_attn for b in self._decoder]
+        # After encoder block l: its keys and values, and what block l + 1 attends with.
+        self._joint = [
+            torch.cat([following.attn.to_qkv.weight, own.to_kv.weight]).detach()
+            for following, own in zip(self._encoder[1:], cross, strict=False)
+        ] + [cross[-1].to_kv.weight.detach()]
+        self._joint_gains = [
+            torch.cat([self._self_gains(following.attn), self._kv_gains(own)])
+            for following, own in zip(self._encoder[1:], cross, strict=False)
+        ] + [self._kv_gains(cross[-1])]
+        self._first_gains = self._self_gains(self._encoder[0].attn)
+        self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
+        self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(self.dtype).expand(self.config.heads, -1).contiguous()
+
+    def _self_gains(self, attn: SelfAttention) -> Tensor:
+        q, k = self._rows(attn.q_norm.weight), self._rows(attn.k_norm.weight)
+        return torch.cat([q, k, torch.ones_like(k)])
+
+    def _kv_gains(self, attn: CrossAttention) -> Tensor:
+        k = self._rows(attn.k_norm.weight)
+        return torch.cat([k, torch.ones_like(k)])
+
+    def encode(self, images: Tensor, cameras: Tensor, store: Tensor, slot: Tensor) -> None:
+        """Encode one view into a slot.
+
+        images uint8 [1, H, W, 3]; cameras [1, 16] float32 (see `ops`); store [layers, 2, slots, tokens, heads,
+        D]; slot [1] int32. All on the model's device.
+        """
+        heads, size = self.config.heads, (images.shape[1], images.shape[2])
+        embed = cast(Tensor, self._model.rgbp_tokenizer[1].weight)
+        s = F.linear(ops.image_tokens(images, cameras, size, self.config.patch_size, embed), embed)
+        y = F.linear(layer_norm(s), self._encoder[0].attn.to_qkv.weight)
+        ops.norm_heads_(y, self._first_gains, 2 * heads, 3 * heads)
+        for layer, block in enumerate(self._encoder):
+            self._attend_self(s, y, 1, block.attn.fc.weight)
+            self._mlp(s, block)
+            y = F.linear(layer_norm(s), self._joint[layer])
+            last = layer == self.config.layers - 1
+            normed, own = (0, 0) if last else (2 * heads, 3 * heads)
+            ops.norm_heads_(y, self._joint_gains[layer], normed, own, store[layer], slot)
+
+    def decode(
+        self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, gathered: Tensor | None
+    ) -> Tensor:
+        """Return what the head gives for M targets, [M·P, 3·patch²] in the model's dtype.
+
+        cameras [M, 16]; size (H, W), whole patches; slots [V] int32: where the views lie. gathered: room for
+        V slots of one layer, to copy them side by side while the targets attend to themselves; None: the
+        views lie in slots 0 to V - 1.
+        """
+        count, heads, config = cameras.shape[0], self.config.heads, self.config
+        embed = cast(Tensor, self._model.target_pose_tokenizer[1].weight)
+        t = F.linear(ops.image_tokens(None, cameras, size, config.patch_size, embed), embed)
+        for layer, block in enumerate(self._decoder):
+            if gathered is None:
+                keys_values = store[layer][:, : len(slots)]
+            else:
+                with self._side.beside():
+                    keys_values = ops.gather_slots(store[layer], slots, gathered)
+            y = F.linear(layer_norm(t), block.self_attn.to_qkv.weight)
+            ops.norm_heads_(y, self._decoder_gains[layer], 2 * heads, 3 * heads)
+            self._attend_self(t, y, count, block.self_attn.fc.weight)
+            q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
+            ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
+            k, v = (x.flatten(0, 1).unsqueeze(0) for x in keys_values)
+            if gathered is not None:
+                self._side.join()
+            q = q.unflatten(1, (heads, -1)).unsqueeze(0)
+            seen = ops.split_attention(q, k, v, self.tuning.parts(q.shape[1], k.shape[1]))
+            t.addmm_(seen.reshape(t.shape), block.cross_attn.fc.weight.t())
+            self._mlp(t, block)
+        return F.linear(layer_norm(t), self._model._head.weight)
+
+    def _attend_self(self, s: Tensor, y: Tensor, count: int, fc: Tensor) -> None:
+        """Add to s [count·P, d] what its tokens see in each other; y [count·P, ≥3d]: queries, keys, values."""
+        width = self.config.width
+        q, k, v = (
+            y[:, : 3 * width].unflatten(1, (3, self.config.heads, -1)).unflatten(0, (count, -1)).unbind(2)
+        )
+        s.addmm_(attention(q, k, v).reshape(s.shape), fc.t())
+
+    def _mlp(self, s: Tensor, block: EncoderBlock | DecoderBlock) -> None:
+        up, down = block.mlp.mlp[0], block.mlp.mlp[2]
+        hidden = ops.linear_gelu(layer_norm(s), cast(Tensor, up.weight), self.tuning.gelu_tile(s.shape[0]))
+        s.addmm_(hidden, cast(Tensor, down.weight).t())

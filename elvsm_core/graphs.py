@@ -1,0 +1,152 @@
+"""Streams, events and CUDA graphs behind one face; on a CPU everything runs where it is called."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class Lane:
+    """A stream of its own on a CUDA device. `with lane:` gives work to it; on a CPU that changes nothing."""
+
+    def __init__(self, device: torch.device, priority: int = 0) -> None:
+        cuda = device.type == "cuda"
+        self.stream = torch.cuda.Stream(device, priority) if cuda else None
+        self._context: torch.cuda.StreamContext | None = None
+
+    def __enter__(self) -> Lane:
+        if self.stream is not None:
+            # What the caller computed on its own stream, an image say, comes first.
+            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
+            self._context = torch.cuda.stream(self.stream)
+            self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._context is not None:
+            self._context.__exit__(kind, error, trace)
+            self._context = None
+
+    def wait(self, event: torch.cuda.Event | None) -> None:
+        """Have work that is given from now on wait for an event."""
+        if self.stream is not None and event is not None:
+            self.stream.wait_event(event)
+
+    def record(self) -> torch.cuda.Event | None:
+        """Return an event that happens when the work given so far is done; None on a CPU."""
+        return None if self.stream is None else self.stream.record_event()
+
+
+class Graphs:
+    """Functions without arguments by key: captured ones are replayed, others called and remembered.
+
+    A function reads and writes tensors that stay where they are. All of them run on one lane, one after the
+    other, and share their workspace: what one returns has to be copied, on that lane, before the next runs.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._pool: Any = None
+        self._captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor | None]] = {}
+        self._missing: dict[Hashable, Callable[[], Tensor | None]] = {}
+        self._failed = lane.stream is None
+
+    def run(self, key: Hashable, function: Callable[[], Tensor | None]) -> Tensor | None:
+        """Run a function on the lane, which the caller has entered, by its graph if there is one."""
+        captured = self._captured.get(key)
+        if captured is not None:
+            captured[0].replay()
+            return captured[1]
+        if not self._failed:
+            self._missing[key] = function
+        return function()
+
+    def capture(self, key: Hashable, function: Callable[[], Tensor | None]) -> None:
+        """Make a graph of a function, which is called twice before. Without CUDA it is called once.
+
+        Where the device cannot capture it, this is logged and functions go on to be called.
+        """
+        self._missing.pop(key, None)
+        if key in self._captured:
+            return
+        with self._lane:
+            function()  # kernels are compiled and chosen, and workspaces made, outside of the graph
+            if self._failed or self._lane.stream is None:
+                return
+            function()
+            self._lane.stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            try:
+                # Other threads go on using the device meanwhile.
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    out = function()
+                finally:
+                    graph.capture_end()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._failed = True
+                log.warning("CUDA graphs are not used, small renders take longer: %s", error)
+                return
+        self._captured[key] = (graph, out)
+
+    @property
+    def missing(self) -> int:
+        """Number of keys that were run without a graph."""
+        return len(self._missing)
+
+    def capture_missing(self, limit: int) -> int:
+        """Capture up to `limit` of the functions that were run without a graph; return how many are left."""
+        for key, function in list(self._missing.items())[:limit]:
+            self.capture(key, function)
+        return self.missing
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def clear(self) -> None:
+        """Give up all graphs and their memory, once the work that was given is done."""
+        if self._lane.stream is not None:
+            self._lane.stream.synchronize()
+        self._captured.clear()
+        self._missing.clear()
+        self._pool = None
+
+
+def pinned(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return host memory that copies to and from the device without waiting; not to be kept in numbers."""
+    return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+class Parameters:
+    """Small arrays, float32 and int32, that go to the device in one copy."""
+
+    def __init__(self, floats: int, ints: int, device: torch.device) -> None:
+        # Kernels are specialised for pointers at multiples of 16 bytes.
+        self._split = -(-floats // 4) * 4
+        self._device = torch.zeros(self._split + ints, dtype=torch.float32, device=device)
+        self.floats = self._device[:floats]
+        self.ints = self._device[self._split :].view(torch.int32)
+
+    def set(self, floats: NDArray[np.float32], ints: NDArray[np.int32]) -> None:
+        """Write the first entries of both, on the current stream."""
+        host = pinned(tuple(self._device.shape), torch.float32, self._device.device)
+        array = host.numpy()
+        array[:] = 0  # slots that are not named are slot 0, which exists
+        array[: floats.size] = floats.reshape(-1)
+        array[self._split : self._split + len(ints)].view(np.int32)[:] = ints
+        self._device.copy_(host, non_blocking=True)

@@ -1,0 +1,191 @@
+"""Triton kernels for what PyTorch would do in many small steps. `ops.py` defines what each one computes.
+
+Imported on CUDA only. Token rows are contiguous; head_dim, patch_size and block sizes are powers of two.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-not-found]
+import triton.language as tl  # type: ignore[import-not-found]
+from torch import Tensor
+
+
+@triton.jit
+def _tokens(image, camera, out, width, P: tl.constexpr, HAS_IMAGE: tl.constexpr):
+    token, n = tl.program_id(0), tl.program_id(1)
+    tokens = tl.num_programs(0)
+    columns = width // P
+    e = tl.arange(0, P * P)
+    v = (token // columns) * P + e // P
+    u = (token % columns) * P + e % P
+    c = camera + n * 16
+    x = (u + 0.5 - tl.load(c + 14)) / tl.load(c + 12)
+    y = (v + 0.5 - tl.load(c + 15)) / tl.load(c + 13)
+    d0 = tl.load(c + 0) * x + tl.load(c + 1) * y + tl.load(c + 2)
+    d1 = tl.load(c + 4) * x + tl.load(c + 5) * y + tl.load(c + 6)
+    d2 = tl.load(c + 8) * x + tl.load(c + 9) * y + tl.load(c + 10)
+    length = tl.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
+    d0, d1, d2 = d0 / length, d1 / length, d2 / length
+    o0, o1, o2 = tl.load(c + 3), tl.load(c + 7), tl.load(c + 11)
+    C: tl.constexpr = 9 if HAS_IMAGE else 6
+    at = out + (n * tokens + token) * (C * P * P) + e * C
+    if HAS_IMAGE:
+        source = image + ((n * (tokens // columns) * P + v) * width + u) * 3
+        for channel in tl.static_range(3):
+            value = tl.load(source + channel).to(tl.float32) / 255 * 2 - 1
+            tl.store(at + channel, value.to(out.dtype.element_ty))
+        at += 3
+    tl.store(at + 0, (o1 * d2 - o2 * d1).to(out.dtype.element_ty))
+    tl.store(at + 1, (o2 * d0 - o0 * d2).to(out.dtype.element_ty))
+    tl.store(at + 2, (o0 * d1 - o1 * d0).to(out.dtype.element_ty))
+    tl.store(at + 3, d0.to(out.dtype.element_ty))
+    tl.store(at + 4, d1.to(out.dtype.element_ty))
+    tl.store(at + 5, d2.to(out.dtype.element_ty))
+
+
+def tokens(images: Tensor | None, cameras: Tensor, out: Tensor, width: int, patch: int) -> None:
+    n = cameras.shape[0]
+    grid = (out.shape[0] // n, n)
+    has_image = images is not None
+    _tokens[grid](images if has_image else cameras, cameras, out, width, patch, has_image, num_warps=2)
+
+
+@triton.jit
+def _heads(
+    y, gains, store, slot, rows, columns, heads, slot_stride, kv_stride,
+    OWN_NORMED: tl.constexpr, OWN: tl.constexpr, HAS_SLOT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    p = tl.program_id(1)
+    head = tl.where(p < OWN_NORMED, p, p - OWN_NORMED + OWN)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    d = tl.arange(0, D)[None, :]
+    inside = row < rows
+    at = y + row * columns + head * D + d
+    raw = tl.load(at, mask=inside, other=0.0)
+    x = raw.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 1) / D + 1e-5)[:, None]
+    # Rounded before and after the gain, as in model.py.
+    gain = tl.load(gains + head * D + d).to(tl.float32)
+    normed = ((x * scale).to(raw.dtype).to(tl.float32) * gain).to(raw.dtype)
+    if p < OWN_NORMED:
+        tl.store(at, normed, mask=inside)
+    if HAS_SLOT and p >= OWN_NORMED:
+        which = (head - OWN) // heads
+        value = tl.where(which == 0, normed, raw)
+        base = store + which * kv_stride + tl.load(slot).to(tl.int64) * slot_stride
+        tl.store(base + row * (heads * D) + ((head - OWN) % heads) * D + d, value, mask=inside)
+
+
+def heads(y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None, slot: Tensor | None) -> None:
+    total, head_dim = gains.shape
+    rows, block = y.shape[0], 32
+    slots = 0 if layer is None else total - own
+    _heads[(triton.cdiv(rows, block), normed + slots)](
+        y, gains, y if layer is None else layer, gains if slot is None else slot, rows, y.shape[1],
+        1 if layer is None else slots // 2, 0 if layer is None else layer.stride(1),
+        0 if layer is None else layer.stride(0), normed, own, layer is not None, head_dim, block, num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _gather(store, slots, out, slot_stride, kv_stride, views, size, BLOCK: tl.constexpr):
+    view, which = tl.program_id(1), tl.program_id(2)
+    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < size
+    source = store + which.to(tl.int64) * kv_stride + tl.load(slots + view).to(tl.int64) * slot_stride
+    target = out + (which.to(tl.int64) * views + view) * size
+    tl.store(target + offset, tl.load(source + offset, mask=inside), mask=inside)
+
+
+def gather(layer: Tensor, slots: Tensor, out: Tensor) -> None:
+    size, block = layer.stride(1), 8192
+    grid = (triton.cdiv(size, block), slots.shape[0], 2)
+    _gather[grid](
+        layer, slots, out, layer.stride(1), layer.stride(0), slots.shape[0], size, block, num_warps=8
+    )
+
+
+@triton.jit
+def _merge(outs, lses, out, rows, heads, S: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):
+    head = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    d = tl.arange(0, D)[None, :]
+    inside = row < rows
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    for s in tl.static_range(S):
+        top = tl.maximum(top, tl.load(lses + (s * heads + head) * rows + row, mask=inside, other=0.0))
+    total = tl.zeros((ROWS,), tl.float32)
+    sum_ = tl.zeros((ROWS, D), tl.float32)
+    for s in tl.static_range(S):
+        weight = tl.exp(tl.load(lses + (s * heads + head) * rows + row, mask=inside, other=0.0) - top)
+        part = tl.load(
+            outs + ((s * rows + row[:, None]) * heads + head) * D + d, mask=inside[:, None], other=0.0
+        )
+        total += weight
+        sum_ += weight[:, None] * part.to(tl.float32)
+    at = out + (row[:, None] * heads + head) * D + d
+    tl.store(at, (sum_ / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
+
+
+def merge(outs: Tensor, lses: Tensor, out: Tensor) -> None:
+    parts, rows, heads_, head_dim = outs.shape
+    _merge[(triton.cdiv(rows, 16), heads_)](outs, lses, out, rows, heads_, parts, head_dim, 16, num_warps=4)
+
+
+@triton.jit
+def _paint(logits, out, height, width, columns, padded_tokens, P: tl.constexpr, BLOCK: tl.constexpr):
+    n = tl.program_id(1)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < height * width * 3
+    channel, u, v = i % 3, (i // 3) % width, i // (3 * width)
+    token = (v // P) * columns + u // P
+    at = (n * padded_tokens + token) * (3 * P * P) + ((v % P) * P + u % P) * 3 + channel
+    x = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
+    # Added before the cut: halves are rare enough that round-half-up and round-half-even agree.
+    value = 255 / (1 + tl.exp(-x)) + 0.5
+    tl.store(out + n * (height * width * 3) + i, value.to(tl.uint8), mask=inside)
+
+
+def paint(logits: Tensor, out: Tensor, columns: int, patch: int) -> None:
+    n, height, width, _ = out.shape
+    block = 1024
+    grid = (triton.cdiv(height * width * 3, block), n)
+    _paint[grid](logits, out, height, width, columns, logits.shape[0] // n, patch, block, num_warps=4)
+
+
+@triton.jit
+def _linear(
+    a, w, out, rows, N, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    GROUP: tl.constexpr, GELU: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    across, down = tl.cdiv(N, BN), tl.cdiv(rows, BM)
+    # Programs that run together share rows of a and columns of w in the L2 cache.
+    first = (pid // (GROUP * across)) * GROUP
+    size = min(down - first, GROUP)
+    m = first + (pid % (GROUP * across)) % size
+    n = (pid % (GROUP * across)) // size
+    row, column, k = m * BM + tl.arange(0, BM), n * BN + tl.arange(0, BN), tl.arange(0, BK)
+    a_at = a + (row % rows)[:, None] * K + k[None, :]
+    w_at = w + (column % N)[None, :] * K + k[:, None]
+    acc = tl.zeros((BM, BN), tl.float32)
+    for _ in range(0, K, BK):
+        acc = tl.dot(tl.load(a_at), tl.load(w_at), acc)
+        a_at += BK
+        w_at += BK
+    if GELU:
+        acc = 0.5 * acc * (1 + tl.erf(acc * 0.7071067811865476))
+    at = out + row[:, None] * N + column[None, :]
+    tl.store(at, acc.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < N)[None, :])
+
+
+def linear_gelu(a: Tensor, w: Tensor, tile: tuple[int, int, int, int, int], gelu: bool = True) -> Tensor:
+    """tile: rows, columns and depth of a block, warps, stages; the depth divides the width of a."""
+    (rows, depth), n = a.shape, w.shape[0]
+    out = torch.empty(rows, n, device=a.device, dtype=a.dtype)
+    bm, bn, bk, warps, stages = tile
+    grid = (triton.cdiv(rows, bm) * triton.cdiv(n, bn),)
+    _linear[grid](a, w, out, rows, n, depth, bm, bn, bk, 8, gelu, num_warps=warps, num_stages=stages)
+    return out

@@ -1,0 +1,153 @@
+"""The steps between matrix products and attention, each defined in PyTorch; on CUDA, Triton does the same at once.
+
+A camera is 16 float32 numbers: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .attention import attention, attention_with_lse
+from .cameras import compute_rays
+from .images import to_uint8
+
+log = logging.getLogger(__name__)
+
+Tile = tuple[int, int, int, int, int]
+"""Of a Triton matrix product: rows, columns and depth of a block, warps, pipeline stages."""
+
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    try:
+        from . import kernels
+    except Exception as error:  # Triton is there or not, and without it everything works, only slower
+        log.warning("Triton kernels are not used, renders take longer: %s", error)
+        return None
+    return kernels
+
+
+def kernels_for(x: Tensor) -> ModuleType | None:
+    """Return the module `kernels` where it can work on x."""
+    return _triton() if x.is_cuda else None
+
+
+def power_of_two(n: int) -> bool:
+    return n & (n - 1) == 0
+
+
+def image_tokens(
+    images: Tensor | None, cameras: Tensor, size: tuple[int, int], patch: int, like: Tensor
+) -> Tensor:
+    """Return one row per patch: colours in [-1, 1] if given, moments and directions of its rays.
+
+    images uint8 [n, H, W, 3] or None; cameras [n, 16] float32; size (H, W). Returns [n·P, channels·patch²] in
+    the dtype of `like`, channels last within a patch, as the tokenizers' weights expect them.
+    """
+    n, channels = cameras.shape[0], 6 if images is None else 9
+    module = kernels_for(cameras)
+    if module is not None and power_of_two(patch):
+        rows = n * (size[0] // patch) * (size[1] // patch)
+        out = torch.empty(rows, channels * patch**2, device=cameras.device, dtype=like.dtype)
+        module.tokens(images, cameras, out, size[1], patch)
+        return out
+    c2w = F.pad(cameras[:, :12].unflatten(1, (3, 4)), (0, 0, 0, 1))
+    origins, directions = compute_rays(c2w, cameras[:, 12:], size)
+    parts = [torch.linalg.cross(origins, directions, dim=1), directions]
+    if images is not None:
+        parts.insert(0, images.permute(0, 3, 1, 2).float() / 255 * 2 - 1)
+    planes = torch.cat(parts, dim=1).to(like.dtype)
+    return rearrange(planes, "n c (h ph) (w pw) -> (n h w) (ph pw c)", ph=patch, pw=patch)
+
+
+def norm_heads_(
+    y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None = None, slot: Tensor | None = None
+) -> None:
+    """Normalise heads by their root mean square, in place, and write a view's keys and values into its slot.
+
+    y [rows, heads·D], gains [heads, D] in y's dtype. The first `normed` of the first `own` heads are
+    normalised in place. The others, if any, are keys and values: layer [2, slots, rows, h, D] gets the
+    normalised keys and the values at slot [1] int32.
+    """
+    module = kernels_for(y)
+    if module is not None and power_of_two(gains.shape[1]):
+        module.heads(y, gains, normed, own, layer, slot)
+        return
+    y = y.unflatten(1, gains.shape)
+    if normed:
+        y[:, :normed] = _rms(y[:, :normed], gains[:normed])
+    if layer is not None and slot is not None:
+        k, v = y[:, own:].chunk(2, dim=1)
+        k = _rms(k, gains[own : own + k.shape[1]])
+        layer.index_copy_(1, slot.long(), torch.stack([k, v]).unsqueeze(1))
+
+
+def _rms(x: Tensor, gain: Tensor) -> Tensor:
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + 1e-5)).to(x.dtype) * gain
+
+
+def gather_slots(layer: Tensor, slots: Tensor, out: Tensor) -> Tensor:
+    """Copy slots (int32 [V]) of a layer [2, slots, tokens, h, D] to the head of out [2·V·...]; return the copy."""
+    copy = out[: 2 * len(slots) * layer.stride(1)].view(2, len(slots), *layer.shape[2:])
+    module = kernels_for(layer)
+    if module is None:
+        torch.index_select(layer, 1, slots, out=copy)
+    else:
+        module.gather(layer, slots, copy)
+    return copy
+
+
+def linear_gelu(x: Tensor, weight: Tensor, tile: Tile | None = None) -> Tensor:
+    """Return gelu(x @ weight.T), exact (erf). With a tile the two are one Triton kernel."""
+    module = kernels_for(x) if tile is not None and x.dtype in (torch.bfloat16, torch.float16) else None
+    if module is None or tile is None or x.shape[1] % tile[2]:
+        return F.gelu(F.linear(x, weight))
+    return module.linear_gelu(x, weight, tile)
+
+
+def split_attention(q: Tensor, k: Tensor, v: Tensor, parts: int) -> Tensor:
+    """Attend as `attention` does, with the keys in equal parts whose results are merged.
+
+    q [1, n, h, D]; k, v [1, m, h, D], `parts` divides m. More parts keep a large device busy where there are
+    few queries. Returns [1, n, h, D].
+    """
+    if parts == 1 or (q.is_cuda and q.dtype == torch.float32):
+        return attention(q, k, v)
+    k, v = (x.unflatten(1, (parts, -1)).squeeze(0) for x in (k, v))
+    outs, lses = attention_with_lse(q.expand(parts, -1, -1, -1), k, v)
+    module = kernels_for(q)
+    if module is not None and power_of_two(q.shape[-1]):
+        outs = outs.contiguous()
+        merged = torch.empty_like(outs[0])
+        module.merge(outs, lses.contiguous(), merged)
+    else:
+        weights = torch.softmax(lses.float(), dim=0).transpose(1, 2).unsqueeze(-1)
+        merged = (outs.float() * weights).sum(0).to(q.dtype)
+    return merged.unsqueeze(0)
+
+
+def paint(logits: Tensor, count: int, padded: tuple[int, int], size: tuple[int, int], patch: int) -> Tensor:
+    """Turn the head's output [count·P, 3·patch²] for padded (H, W) into uint8 images [count, h, w, 3]."""
+    module = kernels_for(logits)
+    if module is not None:
+        out = torch.empty(count, *size, 3, device=logits.device, dtype=torch.uint8)
+        module.paint(logits, out, padded[1] // patch, patch)
+        return out
+    image = to_uint8(pixels(logits, count, padded, patch))[:, :, : size[0], : size[1]]
+    return image.permute(0, 2, 3, 1).contiguous()
+
+
+def pixels(logits: Tensor, count: int, padded: tuple[int, int], patch: int) -> Tensor:
+    """Return the head's output as float32 images [count, 3, H, W] in [0, 1]."""
+    return rearrange(
+        torch.sigmoid(logits.float()), "(n h w) (ph pw c) -> n c (h ph) (w pw)",
+        n=count, h=padded[0] // patch, ph=patch, pw=patch,
+    )  # fmt: skip
