@@ -100,11 +100,16 @@ $(COLCON_VENV)/stamp: Makefile $(STAMPS)/python
 	@"$(COLCON_VENV)/bin/python" -m pip -qq install $(COLCON)
 	@touch "$@"
 
+# What the tests of the viewer's page need; without one, and without a network to fetch one from, they are skipped.
+$(STAMPS)/browser: tools/browser.py $(STAMPS)/packages
+	@$(VENV)/bin/python tools/browser.py "$(VENV)/browser"
+	@if [[ -x "$(VENV)/browser/chromium" ]]; then touch "$@"; fi
+
 demo: $(STAMPS)/interfaces
 	$(if $(VIEW),$(error VIEW=1 needs the viewer; there is none yet: leave it out))
 	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
 
-test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp
+test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp $(STAMPS)/browser
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)
 
 lint: $(STAMPS)/packages

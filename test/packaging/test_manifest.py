@@ -115,7 +115,7 @@ def test_training_imports_what_its_extra_installs(repository: Path, project: dic
 
 def test_the_node_imports_what_package_xml_or_pip_installs(repository: Path, package, project: dict) -> None:
     ros = {d.name for d in package.build_depends + package.exec_depends}
-    pypi = requirements(project, "ros")
+    pypi = requirements(project, "ros", "viewer")
     for module, file in imported(repository / "elvsm_ros", repository / "launch").items():
         names = {ROS_NAMES.get(module, module), PYPI_NAMES.get(module, module).lower()}
         assert names & (ros | pypi), f"{file} imports {module}, which no dependency brings"

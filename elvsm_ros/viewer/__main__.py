@@ -1,0 +1,7 @@
+"""python -m elvsm_ros.viewer"""
+
+import sys
+
+from elvsm_ros.viewer import main
+
+sys.exit(main())

@@ -1,0 +1,310 @@
+"""One browser: its controls, the pictures it asks for as its camera moves, and what it is told."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import viser
+from std_msgs.msg import Header
+
+from elvsm.srv import RenderViews
+from elvsm_ros import conversions
+from elvsm_ros.conversions import RGB, ConversionError, Intrinsics
+from elvsm_ros.viewer import geometry, words
+from elvsm_ros.viewer.film import Film, Take
+from elvsm_ros.viewer.link import Link
+from elvsm_ros.viewer.node_panel import NodePanel
+from elvsm_ros.viewer.pacer import Pacer
+
+RATE_WINDOW = 2.0
+"""Seconds over which pictures per second are counted."""
+NEWS = 30.0
+"""Seconds for which a page shows what the node complained of last."""
+FILM_RATE = 15.0
+"""Pictures per second of a video."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """What a page wants to see: T_world_cam [4, 4], the camera, keyframes to use at most (0: the node's own)."""
+
+    T_world_cam: np.ndarray
+    camera: Intrinsics
+    max_views: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture on the page, uint8 RGB [H, W, 3], and what was asked for. Milliseconds: as the page waited for
+    it, and as the node reports."""
+
+    view: View
+    image: RGB
+    support: float
+    views_used: int
+    round_trip: float
+    inside: float
+
+
+class Page:
+    """The controls and the picture of one client, from its connection to its end.
+
+    newest: returns T_world_cam of the newest keyframe, or None, and the direction that is up. out: folder for videos.
+    """
+
+    def __init__(
+        self,
+        client: viser.ClientHandle,
+        link: Link,
+        newest: Callable[[], tuple[np.ndarray | None, tuple[float, ...]]],
+        out: Path,
+    ):
+        self._client, self._link, self._newest, self._out = client, link, newest, out
+        self._pacer: Pacer[View] = Pacer(self._request)
+        self._times: collections.deque[float] = collections.deque()
+        self._take: Take | None = None
+        self._film: Film | None = None
+        self._complaint = ""
+        self._said: str | None = None
+        self._said_at = -math.inf
+        self.closed = False
+        self.placed = False
+        """Whether the camera has been put where there is something to see."""
+        self.shown: Shown | None = None
+        self.count = 0
+        self._build()
+        client.camera.fov = math.radians(self._fov.value)
+
+        async def moved(_: viser.CameraHandle) -> None:  # async: in the order of the browser's messages
+            self.refresh(moved=True)
+
+        client.camera.on_update(moved)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a picture is under way."""
+        return self._pacer.busy
+
+    @property
+    def overtaken(self) -> int:
+        """Views that were never asked for because newer ones took their place."""
+        return self._pacer.overtaken
+
+    def place(self) -> bool:
+        """Put the page's camera where the newest keyframe is, and tell whether there is one."""
+        T_world_cam, up = self._newest()
+        if T_world_cam is None:
+            return False
+        self.placed = True
+        camera = self._client.camera
+        with self._client.atomic():
+            camera.up_direction = np.array(up)
+            camera.position = T_world_cam[:3, 3]
+            camera.look_at = T_world_cam[:3, 3] + T_world_cam[:3, 2]
+            camera.wxyz = np.array(geometry.wxyz_of(T_world_cam))
+        return True
+
+    def refresh(self, moved: bool = False) -> None:
+        """Ask for what the camera sees now, unless the page does not want pictures. moved: by its user."""
+        view = self.view()
+        if self.closed or view is None:
+            return
+        if moved and self._take is not None:
+            self._take.add(view.T_world_cam)
+        if self._show.value and self._link.connected and self._link.held.keys:
+            self._pacer.offer(view)
+
+    def view(self) -> View | None:
+        """Return what the page's camera sees; None before its first message."""
+        camera = self._client.camera
+        try:
+            T = geometry.matrix_of(camera.wxyz, camera.position)
+            made = geometry.camera_of(camera.fov, camera.aspect, self._height.value)
+        except (AssertionError, ConversionError, ZeroDivisionError):
+            return None
+        return View(T, made, self._max_views.value)
+
+    def tick(self) -> None:
+        """Bring what the page says of the node up to date."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > RATE_WINDOW:
+            self._times.popleft()
+        self._set(self._state, words.state(self._link.name, self._link.connected, self._link.status))
+        rate = len(self._times) / RATE_WINDOW
+        status = self._link.status
+        if status is not None and status.last_error != self._said:
+            # Not what had been said before this page was opened.
+            self._said_at = now if self._said is not None else -math.inf
+            self._said = status.last_error
+        news = self._said or "" if now - self._said_at < NEWS else ""
+        self._set(self._numbers, words.numbers(self._shown_row(), rate, self._complaint, status, news))
+        self._node.tick()
+
+    def close(self) -> None:
+        """Note that the browser has gone."""
+        self.closed = True
+        if self._film is not None:
+            self._film.cancel()
+
+    def tell(self, title: str, body: str, good: bool = True) -> None:
+        """Show a message on the page, for some seconds."""
+        if not self.closed:
+            self._client.add_notification(
+                title, body, auto_close_seconds=8.0, color="green" if good else "red"
+            )
+
+    # Pictures
+
+    def _request(self, view: View) -> None:
+        start = time.perf_counter()
+        request = RenderViews.Request(
+            poses=[conversions.matrix_to_pose(view.T_world_cam)],
+            camera_info=conversions.camera_info(view.camera, Header()),
+            max_views=view.max_views, encoding="jpeg",
+        )  # fmt: skip
+
+        def done(answer: RenderViews.Response | None, error: str) -> None:
+            try:
+                self._show_answer(view, answer, error, 1e3 * (time.perf_counter() - start))
+            finally:
+                self._pacer.done()
+
+        self._link.call("render_views", request, done)
+
+    def _show_answer(
+        self, view: View, answer: RenderViews.Response | None, error: str, round_trip: float
+    ) -> None:
+        if self.closed:
+            return
+        if answer is None or not answer.success:
+            self._complaint = error if answer is None else answer.message
+            return
+        try:
+            image = conversions.image_to_rgb(answer.compressed_images[0])
+        except ConversionError as wrong:
+            self._complaint = str(wrong)
+            return
+        self._complaint = ""
+        if self._show.value:
+            self._client.scene.set_background_image(image, format="jpeg", jpeg_quality=90)
+            # Now, not with the next batch: the picture should follow the hand.
+            self._client.flush()
+        self._times.append(time.monotonic())
+        self.count += 1
+        self.shown = Shown(
+            view, image, float(answer.support[0]), answer.views_used, round_trip, answer.latency_ms
+        )
+
+    def _shown_row(self) -> tuple[float, float, float, int] | None:
+        shown = self.shown
+        return (shown.round_trip, shown.inside, shown.support, shown.views_used) if shown else None
+
+    # Controls
+
+    def _build(self) -> None:
+        gui = self._client.gui
+        self._state = gui.add_markdown(words.state(self._link.name, self._link.connected, self._link.status))
+        self._numbers = gui.add_markdown("")
+        with gui.add_folder("View"):
+            self._show = gui.add_checkbox("Rendered picture", True)
+            self._max_views = gui.add_slider(
+                "max_views",
+                0,
+                32,
+                1,
+                0,
+                hint="Keyframes that a picture uses at most; 0: the node's own limit",
+            )
+            self._fov = gui.add_slider("Field of view", 20, 120, 1, 60, hint="Vertical, degrees")
+            self._height = gui.add_slider(
+                "Resolution",
+                64,
+                1024,
+                32,
+                256,
+                hint="Height of the picture, pixels; its width follows the page",
+            )
+            go = gui.add_button("Go to the newest camera")
+        self._node = NodePanel(self._client, self._link, self.tell)
+        with gui.add_folder("Trajectory"):
+            self._record = gui.add_button("Record", hint="Note how you move the camera from now on")
+            self._render = gui.add_button("Render to a video", disabled=True)
+            self._progress = gui.add_progress_bar(0.0, visible=False)
+        self._show.on_update(lambda _: self._on_show())
+        self._max_views.on_update(lambda _: self.refresh())
+        self._height.on_update(lambda _: self.refresh())
+        self._fov.on_update(lambda _: self._on_fov())
+        go.on_click(lambda _: self._on_go())
+        self._record.on_click(lambda _: self._on_record())
+        self._render.on_click(lambda _: self._on_render())
+
+    def _on_show(self) -> None:
+        if self._show.value:
+            self.refresh()
+        else:
+            self._client.scene.set_background_image(None)
+
+    def _on_fov(self) -> None:
+        self._client.camera.fov = math.radians(self._fov.value)  # the browser answers with a new camera
+        self.refresh()
+
+    def _on_go(self) -> None:
+        if not self.place():
+            self.tell("There is no keyframe yet", "Wait until images with poses have arrived.", good=False)
+
+    def _on_record(self) -> None:
+        if self._take is None:
+            self._take = Take()
+            view = self.view()
+            if view is not None:
+                self._take.add(view.T_world_cam)
+            self._record.label, self._render.disabled = "Stop recording", True
+            return
+        self._takes, self._take = self._take, None
+        frames = len(self._takes.poses(FILM_RATE))
+        self._record.label = "Record again"
+        self._render.label = f"Render {frames} pictures to a video"
+        self._render.disabled = frames < 2
+        if frames < 2:
+            self.tell("Nothing was recorded", "Move the camera while recording.", good=False)
+
+    def _on_render(self) -> None:
+        if self._film is not None:
+            self._film.cancel()
+            return
+        view = self.view()
+        if view is None:
+            return
+        name = time.strftime("trajectory_%Y%m%d_%H%M%S.mp4")
+        self._progress.visible, self._progress.value = True, 0.0
+        self._render.label, self._record.disabled = "Cancel", True
+        self._film = Film(
+            self._link, self._takes.poses(FILM_RATE), view.camera, view.max_views, FILM_RATE, self._out / name,
+            self._on_progress, self._on_film,
+        )  # fmt: skip
+
+    def _on_progress(self, done: int, total: int) -> None:
+        self._progress.value = 100.0 * done / total
+
+    def _on_film(self, path: Path | None, error: str) -> None:
+        self._film = None
+        self._progress.visible = False
+        self._render.label, self._record.disabled = "Render to a video", False
+        if path is None:
+            self.tell("There is no video", error, good=False)
+            return
+        self.tell("The video is ready", f"On the viewer's machine: {path}")
+        if not self.closed:
+            self._client.send_file_download(path.name, path.read_bytes())
+
+    @staticmethod
+    def _set(handle: Any, text: str) -> None:
+        if handle.content != text:
+            handle.content = text

@@ -1,0 +1,63 @@
+"""What a page says of the node, as Markdown."""
+
+from __future__ import annotations
+
+import math
+
+from elvsm.msg import Status
+
+
+def state(name: str, connected: bool, status: Status | None) -> str:
+    """Say whether the node is there and what it does."""
+    if not connected:
+        return f"**{name} does not answer.** Waiting for it: this page goes on when it is back."
+    if status is None:
+        return f"**{name}** is starting."
+    what = "paused" if status.paused else "watching"
+    return f"**{name}** is {what}: model {status.model} on {status.device}"
+
+
+def numbers(
+    shown: tuple[float, float, float, int] | None,
+    rate: float,
+    complaint: str,
+    status: Status | None,
+    news: str = "",
+) -> str:
+    """Tabulate pictures and scene.
+
+    shown: round trip and time inside the node (ms), support, views used of the newest picture. rate: pictures per
+    second. complaint: why there is none, or empty. news: what went wrong in the node just now, or empty.
+    """
+    rows = []
+    if shown is not None:
+        round_trip, inside, support, views = shown
+        rows.append(("picture", f"{round_trip:.0f} ms, {inside:.0f} of them in the node"))
+        rows.append(("pictures per second", f"{rate:.1f}"))
+        rows.append(("seen by keyframes", f"{100 * support:.0f} %, {views} used"))
+    if status is not None:
+        rows.append(("keyframes", f"{status.keyframes}, {status.capacity} fit on the device"))
+        rows.append(("inserted / forgotten", f"{status.keyframes_inserted} / {status.keyframes_evicted}"))
+        rows.append(
+            ("images", f"{status.images_received}, {status.images_dropped + status.images_rejected} lost")
+        )
+        if not math.isnan(status.insert_ms_p50):
+            rows.append(("insertion", f"{status.insert_ms_p50:.0f} ms"))
+        rows.append(("queue", f"{status.queue_length}"))
+        rows += memory(status)
+    table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+    if complaint:
+        table += f"\n\n**No new picture:** {complaint}"
+    if news and news != complaint:
+        table += f"\n\n**The node says:** {news}"
+    return table
+
+
+def memory(status: Status) -> list[tuple[str, str]]:
+    """Return rows about memory, as far as the node's status tells."""
+    found = []
+    for field in status.get_fields_and_field_types():
+        if "memory" in field or field.endswith("_bytes"):
+            name = field.removesuffix("_bytes").replace("_", " ")
+            found.append((name, f"{getattr(status, field) / 2**20:.0f} MB"))
+    return found

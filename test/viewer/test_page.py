@@ -1,0 +1,282 @@
+"""The viewer's page in a real browser, with a real node behind it.
+
+The tests of this file share node and page and come one after another: what one leaves is what the next finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
+
+from PIL import Image
+from rig import NodeProcess, Peer, picture, pose_at, wait_until
+from std_msgs.msg import Header
+
+from elvsm_ros import conversions
+from elvsm_ros.viewer.options import parse
+from elvsm_ros.viewer.page import Page
+from elvsm_ros.viewer.run import Viewer
+
+SIZE = 900, 600
+FREE = {"x": 0, "y": 150, "width": 560, "height": 450}
+"""Part of the page that neither the panel nor notifications cover, pixels."""
+
+
+@dataclasses.dataclass
+class Stage:
+    """A node, its peer, the viewer and the browser's page; what the page complained of."""
+
+    start: Callable[[], NodeProcess]
+    node: NodeProcess
+    peer: Peer
+    viewer: Viewer
+    tab: Any
+    screenshots: Path
+    errors: list[str]
+
+    @property
+    def page(self) -> Page:
+        (page,) = self.viewer.pages
+        return page
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+        """Wait while the browser's events are dealt with."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            value = condition()
+            if value:
+                return value
+            self.tab.wait_for_timeout(50)
+        raise AssertionError(f"waited {timeout} s in vain: {what}; node: {self.node.output[-2000:]}")
+
+    def at_rest(self) -> None:
+        """Wait until the page shows what its camera sees."""
+
+        def done() -> bool:
+            view, shown = self.page.view(), self.page.shown
+            return (
+                not self.page.busy
+                and view is not None
+                and shown is not None
+                and np.array_equal(view.T_world_cam, shown.view.T_world_cam)
+                and view.camera == shown.view.camera
+            )
+
+        self.wait(done, "the picture of what the camera sees")
+
+    def photograph(self, name: str, clip: dict[str, int] | None = None) -> np.ndarray:
+        self.tab.wait_for_timeout(400)  # the browser decodes and draws
+        data = self.tab.screenshot(path=self.screenshots / f"{name}.png", clip=clip)
+        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+    def drag(self, dx: int, steps: int = 12) -> None:
+        mouse = self.tab.mouse
+        mouse.move(250, 350)
+        mouse.down()
+        for step in range(steps):
+            mouse.move(250 + dx * (step + 1) / steps, 350)
+            self.tab.wait_for_timeout(30)
+        mouse.up()
+
+    def click(self, name: str) -> None:
+        self.tab.get_by_role("button", name=name, exact=True).click()
+
+    def tick(self, label: str) -> None:
+        self.tab.get_by_text(label, exact=True).click()
+
+
+@pytest.fixture(scope="module")
+def stage(
+    small_model: Path, browser: Any, screenshots: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    def start() -> NodeProcess:
+        return NodeProcess(model=str(small_model), status_period=0.1, keyframe_max_rate=0.0)
+
+    with contextlib.ExitStack() as stack:
+        node = start()
+        stack.callback(lambda: stage.node.close())
+        peer = Peer()
+        stack.callback(peer.close)
+        options = parse(["--port", "18080", "--out", str(tmp_path_factory.mktemp("videos"))])
+        viewer = stack.enter_context(Viewer(options))
+        tab = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
+        stack.callback(tab.close)
+        stage = Stage(start, node, peer, viewer, tab, screenshots, [])
+        tab.on("console", lambda m: stage.errors.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda error: stage.errors.append(str(error)))
+        node.wait_for("active")
+        wait_until(peer.connected, "the node and its peer to find each other")
+        tab.goto(viewer.url)
+        yield stage
+
+
+def insert_three(stage: Stage) -> None:
+    before = stage.peer.status.keyframes
+    for k in range(3):
+        stage.peer.insert(picture(k), pose_at(0.6 * k, 0.15 * k))
+    stage.wait(lambda: len(stage.viewer.link.held.keys) == before + 3, "three more keyframes")
+
+
+def on_page(T_world_cam: np.ndarray, camera: Any, point: np.ndarray) -> np.ndarray:
+    """Return where a point of the world is on the page, pixels."""
+    x, y, z = (np.linalg.inv(T_world_cam) @ np.append(point, 1.0))[:3]
+    u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
+    return np.array([u * SIZE[0] / camera.width, v * SIZE[1] / camera.height])
+
+
+def test_keyframes_appear_with_pictures(stage: Stage) -> None:
+    stage.wait(lambda: stage.viewer.pages, "the page to connect")
+    stage.tab.get_by_text("is watching").wait_for(timeout=20_000)
+    insert_three(stage)
+    stage.wait(lambda: len(stage.viewer.scenery) == 3, "three frusta")
+    stage.wait(lambda: stage.viewer.scenery.pictures == 3, "their pictures")
+    assert stage.viewer.scenery.up == (0, -1, 0)  # what the peer's cameras hold upright
+
+
+def test_the_picture_is_the_render_at_the_pose_of_the_camera(stage: Stage) -> None:
+    stage.click("Go to the newest camera")
+    newest = stage.viewer.link.held.poses[-1]
+    stage.wait(
+        lambda: np.allclose(stage.page.view().T_world_cam, newest, atol=1e-4), "the camera to be there"
+    )
+    stage.at_rest()
+    shown = stage.page.shown
+    answer = stage.peer.render(
+        [newest], camera_info=conversions.camera_info(shown.view.camera, Header()), encoding="jpeg"
+    )
+    wanted = conversions.image_to_rgb(answer.compressed_images[0])
+    assert np.abs(shown.image.astype(int) - wanted).mean() < 1.0
+    # And it is on the screen, the right way round and from edge to edge.
+    stage.tick("Show keyframes and path")
+    seen = stage.photograph("picture", FREE).astype(float)
+    stage.tick("Show keyframes and path")
+    whole = np.array(Image.fromarray(shown.image).resize(SIZE, Image.Resampling.BILINEAR)).astype(float)
+    expected = whole[FREE["y"] :, : FREE["width"]]
+    error = np.abs(seen - expected).mean()
+    assert error < 6.0
+    for other in (expected[::-1], expected[:, ::-1]):
+        assert np.abs(seen - other).mean() > 2 * error + 5
+
+
+def test_frusta_lie_where_the_picture_has_their_places(stage: Stage) -> None:
+    """The path is drawn at the pixels that the requested camera sees it at."""
+    stage.tick("Rendered picture")
+    stage.drag(60)
+    stage.tab.mouse.wheel(0, 1500)  # away from the scene
+    stage.tab.wait_for_timeout(500)
+    image = stage.photograph("frusta").astype(int)
+    red = (image[..., 0] > 150) & (image[..., 1] < 110) & (image[..., 2] < 80)
+    view = stage.page.view()
+    ends = [on_page(view.T_world_cam, view.camera, T[:3, 3]) for T in stage.viewer.link.held.poses]
+    checked = 0
+    for a, b in itertools.pairwise(ends):
+        u, v = np.round((a + b) / 2).astype(int)
+        if 5 < u < FREE["width"] and FREE["y"] < v < SIZE[1] - 5:
+            checked += 1
+            assert red[v - 4 : v + 5, u - 4 : u + 5].any(), (u, v)
+    assert checked
+    stage.tick("Rendered picture")
+    stage.at_rest()
+
+
+def test_the_picture_follows_the_camera_and_nothing_queues_up(stage: Stage) -> None:
+    before, count = stage.page.shown, stage.page.count
+    renders = stage.peer.fresh_status().renders
+    stage.drag(150, steps=40)
+    stage.at_rest()
+    after = stage.page.shown
+    assert not np.allclose(after.view.T_world_cam, before.view.T_world_cam, atol=1e-2)
+    assert np.abs(after.image.astype(int) - before.image).mean() > 2.0
+    # What the node rendered for the drag came to the page, every bit of it.
+    status = stage.peer.fresh_status()
+    assert status.renders - renders == stage.page.count - count > 0
+    assert status.queue_length == 0
+
+
+def test_sliders_change_what_is_asked_for(stage: Stage) -> None:
+    before = stage.page.shown.view
+    boxes = stage.tab.locator("input[inputmode]")
+    values = [box.input_value() for box in boxes.all()]
+    assert values[:3] == ["0", "60", "256"], values
+    for index, value in enumerate(("2", "90", "128")):
+        boxes.nth(index).fill(value)
+        boxes.nth(index).press("Enter")
+    stage.wait(
+        lambda: (view := stage.page.shown.view).max_views == 2 and view.camera.height == 128, "a smaller one"
+    )
+    stage.at_rest()
+    after = stage.page.shown
+    assert after.views_used == 2 and after.image.shape[0] == 128
+    assert after.view.camera.fy / 128 == pytest.approx(0.5, abs=0.01)  # 90 degrees
+    assert before.camera.fy / 256 == pytest.approx(0.866, abs=0.01)  # 60 degrees
+
+
+def test_buttons_act_on_the_node(stage: Stage) -> None:
+    stage.click("Pause")
+    stage.peer.wait_for_status(lambda s: s.paused, "paused")
+    stage.click("Resume")
+    stage.peer.wait_for_status(lambda s: not s.paused, "not paused")
+    stage.click("Reset")
+    stage.click("Keep them")
+    stage.tab.wait_for_timeout(300)
+    assert stage.peer.fresh_status().keyframes == 3
+    stage.click("Reset")
+    stage.click("Forget them")
+    stage.peer.wait_for_status(lambda s: s.keyframes == 0, "no keyframes")
+    stage.wait(lambda: len(stage.viewer.scenery) == 0, "no frusta")
+    insert_three(stage)
+    stage.wait(lambda: len(stage.viewer.scenery) == 3, "three frusta")
+
+
+def test_it_goes_on_when_the_node_was_started_again(stage: Stage) -> None:
+    stage.node.close()
+    stage.tab.get_by_text("does not answer").wait_for(timeout=20_000)
+    stage.photograph("without_node")
+    stage.node = stage.start()
+    stage.node.wait_for("active")
+    wait_until(stage.peer.connected, "the new node and the peer to find each other")
+    stage.tab.get_by_text("is watching").wait_for(timeout=20_000)
+    stage.wait(lambda: len(stage.viewer.scenery) == 0, "the old keyframes to go")
+    count = stage.page.count
+    stage.peer.wait_for_status(lambda s: s.keyframes == 0, "no keyframes")
+    insert_three(stage)
+    stage.wait(lambda: stage.page.count > count, "a picture by the new node")
+    stage.photograph("again")
+
+
+def test_the_browser_has_nothing_to_complain_of(stage: Stage) -> None:
+    assert not stage.errors
+
+
+def test_the_program_serves_on_loopback_and_ends_when_asked(tmp_path: Path) -> None:
+    import urllib.request
+
+    program = subprocess.Popen(
+        [sys.executable, "-m", "elvsm_ros.viewer", "--port", "18090"], stdout=subprocess.PIPE, text=True,
+        env=dict(os.environ, PYTHONUNBUFFERED="1"), cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    try:
+        line = next(line for line in program.stdout if "elvsm_viewer:" in line)
+        url = line.split()[1]
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url, timeout=10) as page:
+            assert page.status == 200 and b"<html" in page.read().lower()
+        program.send_signal(signal.SIGINT)
+        assert program.wait(15) == 0
+    finally:
+        program.kill()

@@ -1,0 +1,142 @@
+"""What the viewer is made of, without a browser and without ROS traffic."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
+
+from elvsm.msg import Status
+from elvsm_ros.conversions import ConversionError, Intrinsics
+from elvsm_ros.viewer import geometry, words
+from elvsm_ros.viewer.film import Take
+from elvsm_ros.viewer.options import Options, parse
+from elvsm_ros.viewer.pacer import Pacer
+
+
+def turned(yaw: float, x: float = 0.0) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3] = [[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]]
+    T[0, 3] = x
+    return T
+
+
+def test_the_newest_is_sent_and_one_at_a_time() -> None:
+    sent: list[int] = []
+    pacer = Pacer(sent.append)
+    for item in range(5):
+        pacer.offer(item)
+    assert sent == [0] and pacer.busy and pacer.overtaken == 3
+    pacer.done()
+    assert sent == [0, 4]
+    pacer.done()
+    assert sent == [0, 4] and not pacer.busy
+    pacer.offer(5)
+    assert sent == [0, 4, 5]
+
+
+def test_a_request_that_ends_at_once_is_followed_by_the_next() -> None:
+    sent: list[int] = []
+
+    def send(item: int) -> None:
+        sent.append(item)
+        pacer.done()
+
+    pacer = Pacer(send)
+    pacer.offer(1)
+    pacer.offer(2)
+    assert sent == [1, 2] and not pacer.busy
+
+
+def test_a_request_that_fails_does_not_block_the_next() -> None:
+    def send(item: int) -> None:
+        raise RuntimeError(item)
+
+    pacer = Pacer(send)
+    for item in (1, 2):
+        with pytest.raises(RuntimeError, match=str(item)):
+            pacer.offer(item)
+    assert not pacer.busy
+
+
+def test_quaternions_keep_their_order() -> None:
+    T = turned(0.7, 2.0) @ np.array([[1, 0, 0, 0], [0, 0.8, -0.6, 0], [0, 0.6, 0.8, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(geometry.matrix_of(np.array(geometry.wxyz_of(T)), T[:3, 3]), T, atol=1e-12)
+    # A quarter about x, written down: w first.
+    quarter = geometry.matrix_of(np.array([math.sqrt(0.5), math.sqrt(0.5), 0, 0]), np.zeros(3))
+    np.testing.assert_allclose(quarter[:3, 2], [0, -1, 0], atol=1e-12)
+    with pytest.raises(ConversionError):
+        geometry.matrix_of(np.zeros(4), np.zeros(3))
+
+
+def test_the_camera_covers_the_page() -> None:
+    fov, aspect = math.radians(60), 1.37
+    camera = geometry.camera_of(fov, aspect, 101)
+    assert (camera.width % 2, camera.height % 2) == (0, 0) and abs(camera.height - 101) <= 1
+    # The rays through the picture's corners are those through the page's corners.
+    assert camera.height / 2 / camera.fy == pytest.approx(math.tan(fov / 2))
+    assert camera.width / 2 / camera.fx == pytest.approx(math.tan(fov / 2) * aspect)
+    assert geometry.vertical_fov(camera) == pytest.approx(fov)
+    assert camera.fx == pytest.approx(camera.fy, rel=0.02)
+
+
+def test_up_is_what_the_cameras_hold_upright() -> None:
+    optical = np.array(
+        [[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]]
+    )  # REP 103: map to optical
+    assert geometry.up_direction([optical]) == (0, 0, 1)
+    assert geometry.up_direction([turned(0.3), turned(2.0)]) == (0, -1, 0)
+    assert geometry.up_direction([turned(0.3)], "+x") == (1, 0, 0)
+    assert geometry.up_direction(np.zeros((0, 4, 4))) == (0, 0, 1)
+
+
+def test_a_take_is_resampled_at_an_even_rate() -> None:
+    take = Take()
+    take.add(turned(0.0, 0.0), 10.0)
+    take.add(turned(1.0, 1.0), 11.0)
+    take.add(turned(9.0, 9.0), 10.5)  # out of order
+    take.add(turned(1.0, 3.0), 11.5)
+    poses = take.poses(4)
+    assert [T[0, 3] for T in poses] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 2, 3])
+    np.testing.assert_allclose(poses[2], turned(0.5, 0.5), atol=1e-9)
+    assert Take().poses(4) == []
+
+
+def test_at_most_so_many_keyframes_are_drawn_and_the_newest_is() -> None:
+    assert list(geometry.drawn(0, 3)) == []
+    assert list(geometry.drawn(3, 3)) == [0, 1, 2]
+    for count in range(4, 30):
+        chosen = list(geometry.drawn(count, 3))
+        assert len(chosen) <= 3 and chosen[-1] == count - 1
+
+
+def test_the_page_says_what_is_the_matter() -> None:
+    assert "/cam does not answer" in words.state("/cam", False, None)
+    status = Status(model="demo", device="cpu", paused=True, keyframes=7, insert_ms_p50=math.nan)
+    assert "paused" in words.state("/cam", True, status)
+    text = words.numbers((120.0, 100.0, 0.5, 3), 4.0, "no keyframe yet", status, "waiting for images")
+    for part in ("120 ms", "50 %", "| 7, ", "**No new picture:** no keyframe yet", "waiting for images"):
+        assert part in text
+    assert "nan" not in text
+
+
+def test_options_and_ros_arguments_are_told_apart() -> None:
+    options = parse(["--port", "9000", "--node", "robot/elvsm", "--ros-args", "-r", "camera_info:=/c"])
+    assert (options.port, options.node, options.host) == (9000, "/robot/elvsm", "127.0.0.1")
+    assert options.ros == ("--ros-args", "-r", "camera_info:=/c")
+    assert parse([]) == Options()
+
+
+@pytest.mark.parametrize("bad", [["--port", "0"], ["--up", "north"], ["--max-frusta", "0"], ["--prot", "1"]])
+def test_a_wrong_command_line_ends_with_status_2(bad: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(bad)
+    assert ended.value.code == 2
+
+
+def test_the_drawn_camera_is_stretched_to_its_small_picture() -> None:
+    camera = Intrinsics(70.0, 70.0, 48.0, 32.0, 96, 64).stretched(144, 96)
+    assert geometry.vertical_fov(camera) == pytest.approx(2 * math.atan(32 / 70))
