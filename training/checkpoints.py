@@ -20,7 +20,7 @@ NAME = "checkpoint-{:09d}.pt"
 _NUMBER = re.compile(r"checkpoint-(\d+)\.pt")
 FREE = (
     "minutes", "steps", "epochs", "out", "device", "log_every", "eval_scenes", "eval_minutes", "frames",
-    "checkpoint_minutes", "checkpoint_steps", "keep", "resume", "logger",
+    "checkpoint_minutes", "checkpoint_steps", "keep", "resume", "logger", "pictures",
 )  # fmt: skip
 """Settings that may change when a run goes on."""
 

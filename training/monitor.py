@@ -1,4 +1,4 @@
-"""What a training says and writes on rank 0: lines, TensorBoard, evaluations, exports."""
+"""What a training says and writes on rank 0: lines, curves, evaluations, pictures, exports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,13 +15,19 @@ from safetensors import SafetensorError
 import elvsm_core as ec
 from elvsm_core.benchmark import flops
 
+from .bars import TrainingBar
+from .boards import open_board
 from .checkpoints import CheckpointError
 from .evaluate import Frames, load_frames, neighbours, procedural_scenes, score
+from .pictures import held_out, sheet, write_sheet
 from .sampling import Sample
-from .settings import SettingsError, TrainSettings
+from .settings import TrainSettings
+from .sources import Source
 
 OFFICE_TARGETS = range(4, 196, 4)  # of an evaluation walk; later frames are kept for final figures
 CONTEXTS = ((2, 4), (2,), (2, 4, 6, 8))  # distances of the input frames before and after a target
+
+EVALUATION_INPUTS = 4
 
 PEAKS = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 """Dense bfloat16 rates by the vendor's data sheets, FLOP/s, of devices whose name holds the key."""
@@ -46,15 +51,20 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Monitor:
-    """Progress lines, TensorBoard, evaluations of the averaged weights, exports."""
+    """Progress lines, curves, evaluations of the averaged weights, pictures, exports."""
 
-    def __init__(self, settings: TrainSettings, model: ec.EfficientLVSM, device: torch.device) -> None:
+    def __init__(
+        self, settings: TrainSettings, model: ec.EfficientLVSM, device: torch.device, source: Source
+    ) -> None:
         self.settings, self.model, self.device = settings, model, device
         self.out = Path(settings.out)
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1))
         self.log = logging.getLogger("training")
-        self.board = _tensorboard(self.out) if settings.logger == "tensorboard" else None
+        self.board = open_board(settings.logger, self.out, dataclasses.asdict(settings))
+        self.bar = TrainingBar()
+        self.source = source
+        self.samples: list[Sample] | None = None
         data = settings.data
         self.scenes = None
         if settings.eval_scenes:
@@ -69,11 +79,14 @@ class Monitor:
         self.start = time.monotonic()
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Score the averaged weights on the procedural test scenes and the walk, where there are such."""
+        """Score the averaged weights on the procedural test scenes and the walk, where there are such; show samples."""
+        self.show(step)
         s = self.scenes
         result = {}
         if s is not None:
-            result["procedural"] = float(score(self.model, s.images, s.c2w, s.fxfycxcy, 4).psnr.mean())
+            result["procedural"] = float(
+                score(self.model, s.images, s.c2w, s.fxfycxcy, EVALUATION_INPUTS).psnr.mean()
+            )
         if self.frames is not None:
             for context in CONTEXTS:
                 if len(self.frames.images) <= 2 * max(context):
@@ -88,6 +101,36 @@ class Monitor:
                 step, {f"eval/{k.replace(' ', '_').replace(',', '_')}": v for k, v in result.items()}
             )
         return result
+
+    def show(self, step: int) -> None:
+        """Render samples that stay the same for the whole run into out/samples and onto the board."""
+        count = self.settings.pictures
+        if not count:
+            return
+        if self.samples is None:
+            if self.scenes is not None:
+                self.samples = held_out(self.scenes, count, EVALUATION_INPUTS, self.device)
+            else:
+                self.samples = self.source.shown(count)
+        if not self.samples:
+            return
+        rgb = sheet(self.model, self.samples)
+        path = self.out / "samples" / f"step-{step:09d}.jpg"
+        try:
+            write_sheet(path, rgb)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the picture {path} ({error}): make room, then start the same command again; it goes on "
+                f"from the last checkpoint"
+            ) from error
+        if self.board is not None:
+            self.board.picture(step, "samples", rgb)
+
+    def close(self) -> None:
+        """Take the progress bar away and end the board's files."""
+        self.bar.stop()
+        if self.board is not None:
+            self.board.close()
 
     def export(self, step: int, figures: Mapping[str, float]) -> Path:
         """Write the averaged weights to model.safetensors. Raises CheckpointError where there is no room for them."""
@@ -114,6 +157,7 @@ class Monitor:
         extra = "".join(
             f" {k} {values[k]:.5f}" for k in ("perceptual", "lpips", "repa") if values.get(k, 0.0) != 0.0
         )
+        self.bar.update(share, f"step {step}, {values['psnr']:.2f} dB, {scenes / seconds:.0f} scenes/s")
         self.line(
             f"step {step} {100 * share:.1f}% loss {values['loss']:.5f} psnr {values['psnr']:.2f}{extra} "
             f"norm {values['norm']:.3f} dropped {values['dropped']:.0f} {1000 * seconds:.1f} ms/step "
@@ -127,22 +171,11 @@ class Monitor:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+            self.board.scalars(step, values)
 
     def line(self, text: str) -> None:
         text = f"[{time.monotonic() - self.start:7.1f} s] {text}"
-        self.log.info(text)
+        if not self.bar.line(text):
+            self.log.info(text)
         with open(self.out / "log.txt", "a") as file:
             file.write(text + "\n")
-
-
-def _tensorboard(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SettingsError(
-            f"logger=tensorboard needs the package tensorboard ({error}): pip install 'elvsm[train]', or logger=none"
-        ) from error
-    return SummaryWriter(str(out / "tensorboard"))

@@ -203,7 +203,8 @@ class TrainSettings:
     a walk with cameras.json to evaluate on while training (never trained on). eval_minutes: between evaluations, each
     with an export. checkpoint_minutes, checkpoint_steps: between checkpoints (0: only at the end); keep: how many.
     resume: "auto" goes on from the newest checkpoint in `out`, "none" leaves it and starts afresh. logger:
-    "tensorboard" (in out/tensorboard) or "none"; out/log.txt is always written.
+    "tensorboard" (in out/tensorboard), "wandb" (see training/boards.py) or "none"; out/log.txt is always written.
+    pictures: samples that are rendered at every evaluation, into out/samples and for the logger (0: none).
     """
 
     minutes: float = 25.0
@@ -225,6 +226,7 @@ class TrainSettings:
     keep: int = 2
     resume: str = "auto"
     logger: str = "tensorboard"
+    pictures: int = 4
     model: ModelConfig = field(default_factory=lambda: ModelConfig(384, 64, 6, 8, image_size=(128, 128)))
     data: DataSettings = field(default_factory=DataSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -235,11 +237,12 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _require(self.resume in ("auto", "none"), f"resume must be 'auto' or 'none', got {self.resume!r}")
         _require(
-            self.logger in ("tensorboard", "none"),
-            f"logger must be 'tensorboard' or 'none', got {self.logger!r}",
+            self.logger in ("tensorboard", "wandb", "none"),
+            f"logger must be 'tensorboard', 'wandb' or 'none', got {self.logger!r}",
         )
         for name in ("batch", "accumulate", "log_every", "keep"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.pictures >= 0, f"pictures must be at least 0, got {self.pictures}")
         _require(
             max(self.minutes, self.steps, self.epochs) > 0,
             "give minutes, steps or epochs: a run needs an end",

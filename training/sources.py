@@ -16,6 +16,9 @@ from .sampling import Sample, make_sample
 from .settings import TrainSettings
 from .textures import make_texture_bank
 
+SHOWN = 2**41
+"""Number of the first sample that is shown and not trained on: no training gets so far."""
+
 
 class Source(Protocol):
     """Samples one after the other; its state makes another process go on with the same ones."""
@@ -32,6 +35,10 @@ class Source(Protocol):
 
     def shapes(self) -> Iterator[Sample]:
         """Yield one sample of each shape; they are not trained on, and the samples of `next` stay the same."""
+        ...
+
+    def shown(self, count: int) -> list[Sample]:
+        """Return samples of one scene each that stay the same, to look at while training; none where it has none."""
         ...
 
     def note(self) -> str:
@@ -85,6 +92,9 @@ class ProceduralSource:
         for size in {s.data.size, *([s.sampling.crop_size] if s.sampling.crop > 0 else [])}:
             for inputs in s.sampling.inputs:
                 yield make_sample(images, c2w, k, inputs, s.sampling, size, generator)
+
+    def shown(self, count: int) -> list[Sample]:
+        return []  # the test scenes are better to look at
 
     def note(self) -> str:
         return ""
@@ -165,6 +175,11 @@ class Re10kSource:
         numbers = range(self.settings.batch)
         batch = torch.utils.data.default_collate([self.samples[number] for number in numbers])
         yield self._sample(batch)
+
+    def shown(self, count: int) -> list[Sample]:
+        numbers = range(SHOWN, SHOWN + count)
+        collate = torch.utils.data.default_collate
+        return [self._sample(collate([self.samples[number]])) for number in numbers]
 
     def note(self) -> str:
         total = int(self.skipped.sum())

@@ -135,7 +135,7 @@ def train(settings: TrainSettings) -> Path | None:
         compile_blocks(model, aligner.tapped if aligner else None)
     source = open_source(settings, rank, world(), device)
     trainer = Trainer(settings, model, averaged, objective, aligner, source, device)
-    monitor = Monitor(settings, averaged.model, device) if rank == 0 else None
+    monitor = Monitor(settings, averaged.model, device, source) if rank == 0 else None
     if monitor and settings.resume == "none":
         checkpoints.put_aside(out)
     if monitor:
@@ -151,7 +151,13 @@ def train(settings: TrainSettings) -> Path | None:
         trainer.restore(payload)
         if monitor:
             monitor.line(f"goes on after step {trainer.step}, {trainer.seconds / 60:.1f} minutes")
-    return run(trainer, monitor, total_steps(settings, source, world()))
+    try:
+        if monitor:
+            monitor.bar.start()
+        return run(trainer, monitor, total_steps(settings, source, world()))
+    finally:
+        if monitor:
+            monitor.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

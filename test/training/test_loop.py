@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
 import elvsm_core as ec
 from training.aligner import Aligner
@@ -88,6 +89,16 @@ def test_re10k_trains_logs_and_counts_what_it_skips(mini_scenes, tmp_path, caplo
     assert all(word in lines[0] for word in ("ms/step", "scenes/s", "TFLOP/s", "dropped 0"))
     assert any("scenes passed over so far" in m for m in caplog.messages)
     assert glob.glob(str(tmp_path / "out/tensorboard/events*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
+    assert [point.step for point in events.Scalars("train/loss")] == [10, 20, 30, 40]
+    assert events.Scalars("speed/scenes_per_second")[0].value > 0
+    (shown,) = events.Images("samples")
+    # Four samples of 16x32 below each other: two inputs, three targets, each truth and render.
+    assert (shown.step, shown.height, shown.width) == (40, 4 * 16 + 3 * 4, 8 * 32 + 7 * 4)
+    (sheet,) = (tmp_path / "out/samples").iterdir()
+    assert sheet.name == "step-000000040.jpg" and Image.open(sheet).size == (shown.width, shown.height)
 
 
 def test_steps_come_from_epochs_or_steps(settings):
