@@ -32,28 +32,37 @@ class Admission:
         self._admit = admit
         self._poses = np.empty((64, 4, 4))
         self._keys: list[int] = []  # of the rows of _poses
-        self._stamps: dict[int, int] = {}
-        self._last: int | None = None
+        self._stamps: dict[int, tuple[int, int]] = {}  # by key: of which camera, and its image's stamp
+        self._last: dict[int, int] = {}  # by camera: stamp of its newest keyframe
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def offer(self, T_world_cam: NDArray[np.float64], stamp: int, rule: Rule) -> int | None:
-        """Return the key of the place that an image got, or None if it is no keyframe. stamp: nanoseconds."""
+    def offer(self, T_world_cam: NDArray[np.float64], stamp: int, rule: Rule, camera: int = 0) -> int | None:
+        """Return the key of the place that an image got, or None if it is no keyframe.
+
+        stamp: nanoseconds. camera: which one it is of; each has a rate of its own.
+        """
         # By the images' own clock: a recording played twice, at whatever speed, gives the same keyframes.
-        if rule.rate and self._last is not None and abs(stamp - self._last) < SECOND / rule.rate:
+        last = self._last.get(camera)
+        if rule.rate and last is not None and abs(stamp - last) < SECOND / rule.rate:
             return None
+        if not self._admit(T_world_cam, self._poses[: len(self._keys)], rule.distance, rule.angle):
+            return None
+        return self.hold(T_world_cam, stamp, camera)
+
+    def hold(self, T_world_cam: NDArray[np.float64], stamp: int, camera: int = 0) -> int:
+        """Return the key of the place of a keyframe that there is already. stamp, camera: as for `offer`."""
         count = len(self._keys)
-        if not self._admit(T_world_cam, self._poses[:count], rule.distance, rule.angle):
-            return None
         if count == len(self._poses):
             self._poses = np.concatenate([self._poses, np.empty_like(self._poses)])
         self._poses[count] = T_world_cam
         key = self._next
         self._next += 1
         self._keys.append(key)
-        self._stamps[key] = self._last = stamp
+        self._stamps[key] = camera, stamp
+        self._last[camera] = stamp
         return key
 
     def release(self, key: int) -> None:
@@ -63,8 +72,12 @@ class Admission:
         row, last = self._keys.index(key), len(self._keys) - 1
         self._poses[row], self._keys[row] = self._poses[last], self._keys[last]
         self._keys.pop()
-        if self._stamps.pop(key) == self._last:
-            self._last = max(self._stamps.values(), default=None)
+        camera, stamp = self._stamps.pop(key)
+        if stamp == self._last.get(camera):
+            left = [at for of, at in self._stamps.values() if of == camera]
+            self._last.pop(camera)
+            if left:
+                self._last[camera] = max(left)
 
     def move(self, key: int, T_world_cam: NDArray[np.float64]) -> None:
         """Say where a keyframe is now. A key that is not held is ignored."""
@@ -75,4 +88,4 @@ class Admission:
         """Forget every place."""
         self._keys.clear()
         self._stamps.clear()
-        self._last = None
+        self._last.clear()

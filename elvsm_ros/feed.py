@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -16,10 +17,25 @@ from elvsm_ros.reports import Reports
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
+    from elvsm_core.scene import Unpacked
     from elvsm_ros.engine import Engine, Inserted
 
 Wait = Callable[[Future], Awaitable[Any]]
 """Waits for a future without holding the executor up."""
+Colour = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """A stored scene that is ready to be used: content for the scene, and what the books need, by view id.
+
+    poses: of the optical frame in the world. stamps: nanoseconds. colours: mean RGB, 0 to 255.
+    """
+
+    content: Unpacked
+    poses: dict[int, Pose]
+    stamps: dict[int, int]
+    colours: dict[int, Colour]
 
 
 class KeyframeFeed:
@@ -42,33 +58,67 @@ class KeyframeFeed:
         self._places: dict[int, int] = {}  # view id: its place in the admission
         self.stamps: dict[int, int] = {}
         """Stamps of the keyframes' images by view id, nanoseconds."""
+        self.colours: dict[int, Colour] = {}
+        """Mean colours of the keyframes' images by view id."""
         self._epoch = 0  # counts resets: what was under way before one is of no interest after it
         self.keyframes: dict[int, Pose] = {}
         """Poses of the optical frame in the world by view id, oldest first."""
         self.inserted = 0
         self.evicted = 0
         self._forgetting = self._forgotten = 0  # restarts asked for, and done
+        self._under_way = 0  # candidates of which it is not known yet whether they become keyframes
         intake.on_restart = self._restart
 
     def advance(self) -> None:
-        """Pass on the images that have become candidates."""
+        """Pass on the images that have become candidates.
+
+        One after the other, as long as the device keeps up: a picture may turn out to be damaged, or an old
+        keyframe may go for a new one, and what comes next is to be judged knowing that. Otherwise it would
+        depend on the device's speed which images become keyframes.
+        """
+        now = time.monotonic()
+        self._intake.collect(now)
         if self._forgetting != self._forgotten:  # they would come into a scene that is about to be cleared
             return
-        for candidate in self._intake.poll(time.monotonic()):
+        while (candidate := self._intake.next(now, busy=self._under_way > 0)) is not None:
             self._insert(candidate)
 
     async def reset(self, wait: Wait) -> int:
         """Forget all keyframes, poses and waiting images, and return how many keyframes there were."""
+        count, newest = await self._exchange(lambda engine: engine.clear(), wait)
+        if newest:
+            self._forget_keyframes()
+        return count
+
+    async def load(self, loaded: Loaded, wait: Wait) -> None:
+        """Put a stored scene in the place of the present one; poses and waiting images are forgotten, too."""
+        _, newest = await self._exchange(lambda engine: engine.scene.adopt(loaded.content), wait)
+        if not newest:
+            return
+        self.keyframes, self.stamps = dict(loaded.poses), dict(loaded.stamps)
+        self.colours = dict(loaded.colours)
+        store, hold = loaded.content.keyframes, self._intake.admission.hold
+        self._places = {
+            view: hold(T, self.stamps[view]) for view, T in zip(store.ids.tolist(), store.poses, strict=True)
+        }
+        self._changed()
+
+    async def _exchange(self, job: Callable[[Engine], Any], wait: Wait) -> tuple[Any, bool]:
+        """Have the scene's content exchanged, and forget what is under way for the present one.
+
+        Returns the job's result, and whether the books are to follow it: not when a later exchange waits.
+        Raises BusyError; nothing has happened then, except to images that waited for the device.
+        """
+        self._worker.clear_offers()
+        future = self._worker.call(job)
         self._epoch += 1
+        epoch = self._epoch
         self._intake.clear()
-        self._intake.held += 1  # what arrives until the scene is clear belongs to the time before
+        self._intake.held += 1  # what arrives until the exchange is through belongs to the time before
         try:
-            self._worker.clear_offers()
-            count = await wait(self._worker.call(lambda engine: engine.clear()))
+            return await wait(future), epoch == self._epoch
         finally:
             self._intake.held -= 1
-        self._forget_keyframes()
-        return count
 
     def _restart(self) -> None:
         """Forget all keyframes without anybody waiting for it; candidates wait until that is done."""
@@ -90,6 +140,7 @@ class KeyframeFeed:
     def _forget_keyframes(self) -> None:
         self._places.clear()
         self.stamps.clear()
+        self.colours.clear()
         self.keyframes.clear()
         self._changed()
 
@@ -136,9 +187,15 @@ class KeyframeFeed:
     def _insert(self, candidate: Candidate) -> None:
         epoch = self._epoch
         future = self._worker.offer(lambda engine: engine.insert(candidate))
+        self._under_way += 1
         future.add_done_callback(lambda done: self._later(self._on_inserted, epoch, candidate, done))
 
     def _on_inserted(self, epoch: int, candidate: Candidate, future: Future[Inserted]) -> None:
+        self._under_way -= 1
+        self._take_over(epoch, candidate, future)
+        self.advance()
+
+    def _take_over(self, epoch: int, candidate: Candidate, future: Future[Inserted]) -> None:
         if epoch != self._epoch:
             return
         if future.cancelled():  # a newer one took its place in the queue
@@ -157,8 +214,9 @@ class KeyframeFeed:
         self._places[inserted.view] = candidate.key
         self.keyframes[inserted.view] = conversions.matrix_to_pose(inserted.T_world_cam)
         self.stamps[inserted.view] = candidate.stamp
+        self.colours[inserted.view] = inserted.colour
         for view in inserted.evicted:
-            del self.keyframes[view], self.stamps[view]
+            del self.keyframes[view], self.stamps[view], self.colours[view]
             self._intake.admission.release(self._places.pop(view))
         self.inserted += 1
         self.evicted += len(inserted.evicted)

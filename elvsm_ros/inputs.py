@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,24 +53,37 @@ class Inputs:
         self._advance, self._reports = advance, reports
         self._topics: list[Topic] = []
         self._silent: set[str] = set()  # topics that have been warned about
-        image_topic = {"raw": "image", "compressed": "image/compressed"}[settings.image_transport]
-        image_kind = Image if settings.image_transport == "raw" else CompressedImage
-        self._subscribe(image_kind, image_topic, "images", self._on_image, SENSOR_QOS)
-        if "rect" in self.names[0] and not settings.images_rectified:
-            reports.add(
-                "camera_info",
-                f"{self.names[0]} looks like a topic of rectified images: set images_rectified if it is one, or "
-                f"the distortion that camera_info tells of is taken out a second time",
-            )
-        self._subscribe(CameraInfo, "camera_info", "camera_info", intake.add_camera_info, SENSOR_QOS)
+        for camera in range(len(settings.image_topics)):
+            self._subscribe_camera(camera)
         if settings.pose_source == "odom":
-            self._subscribe(Odometry, "odom", "poses", self._on_pose_with_covariance, POSE_QOS)
+            self._subscribe(Odometry, "odom", "poses", self._on_odometry, POSE_QOS)
         elif settings.pose_source == "pose_with_covariance":
             self._subscribe(
                 PoseWithCovarianceStamped, "pose", "poses", self._on_pose_with_covariance, POSE_QOS
             )
         elif settings.pose_source == "pose":
             self._subscribe(PoseStamped, "pose", "poses", self._on_pose, POSE_QOS)
+
+        start = time.monotonic()  # one for all, so that one warning speaks of all of them
+        for topic in self._topics:
+            topic.seen = max(start, topic.seen)
+
+    def _subscribe_camera(self, camera: int) -> None:
+        settings = self._settings
+        name, info = settings.image_topics[camera], settings.camera_info_topics[camera]
+        of = f" of camera {camera + 1}" if len(settings.image_topics) > 1 else ""
+        kind, topic = (
+            (Image, name) if settings.image_transport == "raw" else (CompressedImage, name + "/compressed")
+        )
+        self._subscribe(kind, topic, "images" + of, functools.partial(self._on_image, camera), SENSOR_QOS)
+        if "rect" in self.names[-1] and not settings.images_rectified:
+            self._reports.add(
+                "camera_info",
+                f"{self.names[-1]} looks like a topic of rectified images: set images_rectified if it is one, or "
+                f"the distortion that camera_info tells of is taken out a second time",
+            )
+        take = functools.partial(self._intake.add_camera_info, camera=camera)
+        self._subscribe(CameraInfo, info, "camera_info" + of, take, SENSOR_QOS)
 
     @property
     def names(self) -> list[str]:
@@ -115,16 +129,25 @@ class Inputs:
         topic.name = topic.subscription.topic_name
         self._topics.append(topic)
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self._intake.add_image(message, time.monotonic())
+    def _on_image(self, camera: int, message: Image | CompressedImage) -> None:
+        self._intake.add_image(message, time.monotonic(), camera)
         self._advance()
 
     def _on_pose(self, message: PoseStamped) -> None:
         self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
         self._advance()
 
-    def _on_pose_with_covariance(self, message: Odometry | PoseWithCovarianceStamped) -> None:
+    def _on_pose_with_covariance(self, message: PoseWithCovarianceStamped) -> None:
         self._intake.add_pose(message.header.stamp, message.header.frame_id, message.pose.pose)
+        self._advance()
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._intake.add_pose(
+            message.header.stamp,
+            message.header.frame_id,
+            message.pose.pose,
+            message.child_frame_id.lstrip("/"),
+        )
         self._advance()
 
     # Words
@@ -133,7 +156,7 @@ class Inputs:
         what = ", ".join(topic.what for topic in silent)
         parts = [f"waiting for {what}: nothing arrived for {limit:g} s"]
         parts += [self._state_of(topic) for topic in self._topics]
-        image = next((t for t in self._topics if t.what == "images"), None)
+        image = next((t for t in self._topics if t.kind in (Image, CompressedImage)), None)
         pose = next((t for t in self._topics if t.what == "poses"), None)
         if image and pose and image.newest is not None and pose.newest is not None:
             apart = (image.newest - pose.newest) / 1e9
@@ -158,7 +181,8 @@ class Inputs:
         text += f", {len(same)} publishers"
         if others:
             text += f", and others publish {', '.join(others)} there while {wanted} is read"
-            text += " (image_transport chooses)" if topic.what == "images" else " (pose_source chooses)"
+            images = topic.kind in (Image, CompressedImage)
+            text += " (image_transport chooses)" if images else " (pose_source chooses)"
         elif not same:
             text += " (is its source running, and the topic remapped?)"
         mismatches = [

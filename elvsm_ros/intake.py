@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable
@@ -13,26 +13,28 @@ from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from elvsm_ros import conversions, rectification
+from elvsm_ros import conversions
 from elvsm_ros.admission import Admission, Rule
-from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, stamp_ns
+from elvsm_ros.camera_input import CameraInput, pose_source
+from elvsm_ros.conversions import RGB, Intrinsics, stamp_ns
 from elvsm_ros.parameters import Settings
-from elvsm_ros.pose_source import PoseBuffer, PoseError
+from elvsm_ros.pose_source import PoseBuffer, PoseError, PoseSource
+from elvsm_ros.quality import Gate
 from elvsm_ros.rectification import Calibration, Lens
 from elvsm_ros.reports import Reports
-from elvsm_ros.sync import ImageSync
-from elvsm_ros.tf_source import TfSource
+from elvsm_ros.tf_source import MountedByTf, TfTree
 from elvsm_ros.timeline import Order, Timeline
 
-KNOWN_CALIBRATIONS = 8
-"""Calibrations that are remembered, with the maps of their lenses (6 bytes a pixel)."""
+CAMERA_PATIENCE = 0.25
+"""Seconds for which an image waits for older ones of the other cameras."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """An image that is to become a keyframe: still encoded, with its place in the admission (`key`).
 
-    camera: of `picture()`, which has no distortion in it. stamp: nanoseconds.
+    camera: of `picture()`, which has no distortion in it. stamp: nanoseconds. gate: what the picture must be
+    like.
     """
 
     message: Image | CompressedImage
@@ -41,10 +43,13 @@ class Candidate:
     camera: Intrinsics
     key: int
     lens: Lens | None = None
+    gate: Gate | None = None
 
     def picture(self) -> RGB:
-        """Decode and rectify: uint8 RGB [H, W, 3] as `camera` sees it. Raises ConversionError."""
+        """Decode, judge and rectify: uint8 RGB [H, W, 3] as `camera` sees it. Raises ConversionError."""
         rgb = conversions.image_to_rgb(self.message)
+        if self.gate is not None:
+            self.gate.check(rgb)
         return rgb if self.lens is None else self.lens.rectify(rgb)
 
 
@@ -58,78 +63,79 @@ class Counters:
     images_rejected: int = 0
 
 
-def T_body_cam(settings: Settings) -> NDArray[np.float64]:
-    """Return the parameter body_to_camera as a 4x4 transform."""
-    values = np.array(settings.body_to_camera)
-    return conversions.parts_to_matrix(values[:3], conversions.check_pose(values[:3], values[3:]))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ready:
+    """An image that is complete and waits to be judged; `camera` is its camera's place among the settings'."""
+
+    stamp: int
+    camera: int
+    message: Image | CompressedImage
+    T_world_cam: NDArray[np.float64]
 
 
 class Intake:
     """Take images, camera infos and poses as they come; hand out those images that become keyframes.
 
-    admit: elvsm_core.keyframes.admit. reports: where faults go; none is raised. tf: where poses come from if
-    not from messages. Not to be used from several threads.
+    Which images these are depends on their stamps, not on when messages happen to arrive: an image is judged
+    when it is complete and all older ones have been.
+
+    admit: elvsm_core.keyframes.admit. reports: where faults go; none is raised. tf: TF where it is listened to;
+    or, with pose_source 'tf', any other source of the poses of a single camera. Not to be used from several
+    threads.
     """
 
     def __init__(
-        self, settings: Settings, admit: Callable[..., bool], reports: Reports, tf: TfSource | None = None
+        self,
+        settings: Settings,
+        admit: Callable[..., bool],
+        reports: Reports,
+        tf: TfTree | PoseSource | None = None,
     ):
-        self.poses = PoseBuffer(settings.pose_buffer, settings.pose_gap, T_body_cam(settings))
+        self.poses = PoseBuffer(settings.pose_buffer, settings.pose_gap)
         self._tf = tf
         self.admission = Admission(admit)
         self.counters = Counters()
         self.world_frame = settings.world_frame.lstrip("/")
-        self.camera: Intrinsics | None = None  # the newest good one: what requests without intrinsics mean
+        self.camera: Intrinsics | None = None
+        """The first camera's newest good calibration: what requests without intrinsics mean."""
         self.paused = False
         self.held = 0  # while above zero, images are ignored: a reset is under way
-        self._images: ImageSync[Image | CompressedImage] = ImageSync(
-            tf or self.poses, settings.sync_queue, settings.sync_timeout
-        )
-        self._sync_timeout = settings.sync_timeout
         self._reports = reports
+        names = settings.image_topics if len(settings.image_topics) > 1 else [""]
+        self._cameras = [
+            CameraInput(name, settings, pose_source(settings, index, self.poses, tf), reports)
+            for index, name in enumerate(names)
+        ]
+        self._ready: list[Ready] = []  # by stamp
+        self._sync_timeout = settings.sync_timeout
         # Messages that are far older than the ones before them wait until it is clear what that means.
         self._timeline = Timeline()
         self._old_poses: list[tuple[int, NDArray[np.float64], NDArray[np.float64]]] = []
-        self._old_images: list[tuple[int, Image | CompressedImage, float]] = []
         self.on_restart: Callable[[], None] = lambda: None
         """Called when the scene is to be forgotten because the clock was set back."""
-        # By stamp, so that an image finds its own camera_info where the driver sends one with every image.
-        self._cameras: collections.deque[tuple[int, Calibration | None]] = collections.deque(maxlen=64)
-        # By calibration, so that a lens's maps are made once, also when infos of two cameras take turns.
-        self._calibrations: collections.OrderedDict[tuple[Any, ...], Calibration | None] = (
-            collections.OrderedDict()
-        )
-        self._images_rectified = settings.images_rectified
+        self._no_extrinsics = settings.extrinsics == "parameter" and settings.body_to_camera[:7] == (
+            0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0,
+        )  # fmt: skip
+        self._body_frame = ""
         self.apply(settings)
 
     def apply(self, settings: Settings) -> None:
         """Take over what may change at run time."""
         self._rule_of_jumps = settings.on_time_jump
+        self._gate = Gate(settings.max_blur, settings.max_clipped)
         self._rule = Rule(
             settings.keyframe_distance, float(np.deg2rad(settings.keyframe_angle)), settings.keyframe_max_rate
         )
+        self._backlog = settings.insert_queue
 
-    def add_camera_info(self, message: CameraInfo) -> None:
+    def add_camera_info(self, message: CameraInfo, camera: int = 0) -> None:
         """Take a CameraInfo. A bad one makes the images it belongs to unusable, until a good one arrives."""
-        key = rectification.key(message)
-        if key not in self._calibrations:
-            self._calibrations[key] = self._read(message)
-            if len(self._calibrations) > KNOWN_CALIBRATIONS:
-                self._calibrations.popitem(last=False)
-        calibration = self._calibrations[key]
-        if calibration is not None:
+        calibration = self._cameras[camera].add_camera_info(message)
+        if camera == 0 and calibration is not None:
             self.camera = calibration.camera
-        self._cameras.append((stamp_ns(message.header.stamp), calibration))
 
-    def _read(self, message: CameraInfo) -> Calibration | None:
-        try:
-            return rectification.read(message, self._images_rectified)
-        except ConversionError as error:
-            self._reports.add("camera_info", str(error))
-            return None
-
-    def add_pose(self, stamp: Any, frame_id: str, pose: Pose) -> None:
-        """Take a pose: message stamp, the frame it is given in, and the pose itself."""
+    def add_pose(self, stamp: Any, frame_id: str, pose: Pose, body_frame: str = "") -> None:
+        """Take a pose: message stamp, the frame it is given in, the pose itself, the frame that has it."""
         self.counters.poses_received += 1
         frame_id = frame_id.lstrip("/")
         if not self.world_frame:
@@ -141,6 +147,8 @@ class Intake:
                 f"world_frame, or remap the pose topic to the right source",
             )
             return
+        if body_frame and body_frame != self._body_frame:
+            self._see_body(body_frame)
         p, q = pose.position, pose.orientation
         parts = stamp_ns(stamp), np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w])
         order = self._timeline.see("pose", parts[0])
@@ -154,41 +162,61 @@ class Intake:
             self._old_poses.clear()
         self._add_pose(*parts)
 
+    def _see_body(self, frame_id: str) -> None:
+        self._body_frame = frame_id
+        for camera in self._cameras:
+            if isinstance(camera.poses, MountedByTf):
+                camera.poses.see_body(frame_id)
+
     def _add_pose(self, stamp: int, translation: NDArray[np.float64], xyzw: NDArray[np.float64]) -> None:
         try:
             self.poses.add(stamp, translation, xyzw)
         except PoseError as error:
             self._reports.add("pose", str(error))
 
-    def add_image(self, message: Image | CompressedImage, now: float) -> None:
-        """Take an image. now: seconds, steady clock."""
+    def add_image(self, message: Image | CompressedImage, now: float, camera: int = 0) -> None:
+        """Take an image. now: seconds, steady clock. camera: its place in image_topics."""
         self.counters.images_received += 1
         if self.paused or self.held:
             return
-        if self._tf is not None:
-            self._tf.see_image(message.header.frame_id)
-        stamp = stamp_ns(message.header.stamp)
-        order = self._timeline.see("image", stamp)
+        source = self._cameras[camera]
+        stamp = source.see(message, now)
+        self._check_extrinsics(message.header.frame_id.lstrip("/"))
+        order = self._timeline.see(source.stream, stamp)
         if order is Order.STALE:
             self.counters.images_dropped += 1
             return
         if order is Order.OLD:  # not asked for its pose until it is clear which clock its stamp is of
-            self._old_images.append((stamp, message, now))
+            source.old.append((stamp, message, now))
             return
         if order is Order.JUMP:
-            self._jump("image")
+            self._jump(source.stream)
+            source.newest = stamp
         else:
-            self._reject_old_images(math.inf)
-        self._add_image(stamp, message, now)
+            self._reject_old_images(source, math.inf)
+        self._add_image(source, stamp, message, now)
 
-    def _add_image(self, stamp: int, message: Image | CompressedImage, now: float) -> None:
-        for unposed in self._images.add(stamp, message, now):
+    def _add_image(
+        self, source: CameraInput, stamp: int, message: Image | CompressedImage, now: float
+    ) -> None:
+        for unposed in source.images.add(stamp, message, now):
             self.counters.images_dropped += 1
             self._reports.add("image", unposed.message)
 
+    def _check_extrinsics(self, frame_id: str) -> None:
+        """Say so, once, when a body's poses are about to be taken for a camera's."""
+        if self._no_extrinsics and self._body_frame and frame_id and frame_id != self._body_frame:
+            self._no_extrinsics = False
+            self._reports.add(
+                "pose",
+                f"odometry tells where {self._body_frame!r} is, images come from {frame_id!r}, and body_to_camera "
+                f"says that both are the same: unless they are, set body_to_camera, or extrinsics to tf",
+            )
+
     def _jump(self, stream: str) -> None:
         """Start anew with what came after the clock was set back."""
-        poses, images = list(self._old_poses), list(self._old_images)
+        poses = list(self._old_poses)
+        images = [(camera, *image) for camera in self._cameras for image in camera.old]
         self._forget_input()
         reset = self._rule_of_jumps == "reset"
         self._reports.add(
@@ -205,36 +233,75 @@ class Intake:
         for image in images:
             self._add_image(*image)
 
-    def _reject_old_images(self, before: float) -> None:
+    def _reject_old_images(self, camera: CameraInput, before: float) -> None:
         """Give up the late images that arrived before a time."""
-        while self._old_images and self._old_images[0][2] < before:
-            self._old_images.pop(0)
+        while camera.old and camera.old[0][2] < before:
+            camera.old.pop(0)
             self.reject(
                 "image is more than a second older than one before it: two cameras on one topic, or a link "
                 "that holds messages back"
             )
 
     def poll(self, now: float) -> list[Candidate]:
-        """Return the images that have become candidates. Call it after every message and now and then."""
-        self._reject_old_images(now - self._sync_timeout)
-        posed, unposed = self._images.poll(now)
-        for image in unposed:
-            self.reject(image.message)
+        """Return the images that have become candidates, all that can be judged by now."""
+        self.collect(now)
         candidates = []
-        for item in posed:
-            calibration = self.calibration_at(item.stamp)
-            if calibration is None:
-                self.reject(
-                    "image has no usable camera_info: is the topic published and remapped, and the camera "
-                    "calibrated?"
-                )
-                continue
-            key = self.admission.offer(item.T_world_cam, item.stamp, self._rule)
-            if key is not None:
-                candidates.append(Candidate(
-                    item.payload, item.stamp, item.T_world_cam, calibration.camera, key, calibration.lens
-                ))  # fmt: skip
+        while (candidate := self.next(now)) is not None:
+            candidates.append(candidate)
         return candidates
+
+    def collect(self, now: float) -> None:
+        """See which images are complete. Call it after every message and now and then. now: seconds, steady."""
+        for index, camera in enumerate(self._cameras):
+            self._reject_old_images(camera, now - self._sync_timeout)
+            posed, unposed = camera.images.poll(now)
+            for image in unposed:
+                self.reject(image.message)
+            for item in posed:
+                ready = Ready(item.stamp, index, item.payload, item.T_world_cam)
+                bisect.insort(self._ready, ready, key=lambda r: (r.stamp, r.camera))
+
+    def next(self, now: float, busy: bool = False) -> Candidate | None:
+        """Judge complete images, oldest first, and return the first that becomes a keyframe, or None.
+
+        busy: it is not known yet what became of the candidate before; images are judged without that only
+        when more than insert_queue of them wait.
+        """
+        while self._ready and len(self._ready) > (self._backlog if busy else 0):
+            if self._waits_for_others(self._ready[0], now):
+                return None
+            item = self._ready.pop(0)
+            candidate = self._judge(item)
+            if candidate is not None:
+                return candidate
+        return None
+
+    def _waits_for_others(self, item: Ready, now: float) -> bool:
+        """Tell whether an older image may still come before this one."""
+        for index, camera in enumerate(self._cameras):
+            oldest = camera.images.oldest
+            if oldest is not None and oldest < item.stamp:
+                return True
+            if index == item.camera or now - camera.seen > CAMERA_PATIENCE or camera.newest is None:
+                continue
+            if camera.newest < item.stamp:
+                return True
+        return False
+
+    def _judge(self, item: Ready) -> Candidate | None:
+        calibration = self.calibration_at(item.stamp, item.camera)
+        if calibration is None:
+            self.reject(
+                "image has no usable camera_info: is the topic published and remapped, and the camera "
+                "calibrated?"
+            )
+            return None
+        key = self.admission.offer(item.T_world_cam, item.stamp, self._rule, item.camera)
+        if key is None:
+            return None
+        return Candidate(
+            item.message, item.stamp, item.T_world_cam, calibration.camera, key, calibration.lens, self._gate
+        )
 
     def reject(self, message: str) -> None:
         """Note that an image was refused as bad input."""
@@ -244,8 +311,7 @@ class Intake:
     def pause(self, paused: bool) -> None:
         """Count images but ignore them from now on, those that wait for a pose included; or stop that."""
         self.paused = paused
-        self._images.clear()
-        self._old_images.clear()
+        self._forget_images()
 
     def forget_poses(self) -> None:
         """Forget poses and waiting images: the world frame is another one from now on."""
@@ -257,17 +323,28 @@ class Intake:
         self._timeline.clear()
         self.admission.clear()
 
+    def _forget_images(self) -> None:
+        self._ready.clear()
+        for camera in self._cameras:
+            camera.forget()
+
     def _forget_input(self) -> None:
         self.poses.clear()
         if self._tf is not None:
             self._tf.clear()
-        self._images.clear()
+        self._forget_images()
         self._old_poses.clear()
-        self._old_images.clear()
 
-    def calibration_at(self, stamp: int) -> Calibration | None:
-        """Return what is known of the camera of an image: its own camera_info's, or else the newest."""
-        for at, calibration in reversed(self._cameras):
-            if at == stamp:
-                return calibration
-        return self._cameras[-1][1] if self._cameras else None
+    def calibration_at(self, stamp: int, camera: int = 0) -> Calibration | None:
+        """Return what is known of the camera of an image: its own camera_info's, or the newest before it."""
+        return self._cameras[camera].calibration_at(stamp)
+
+    def from_frame(self, frame_id: str) -> NDArray[np.float64]:
+        """Return T_world_frame [4, 4] by TF. Raises PoseError where that is not known."""
+        if not isinstance(self._tf, TfTree):
+            raise PoseError("frame", "only the world frame is known here: transform them first")
+        if not self.world_frame:
+            raise PoseError(
+                "frame", "no pose has arrived that tells the world frame: wait, or set world_frame"
+            )
+        return self._tf.from_frame(self.world_frame, frame_id)

@@ -29,18 +29,18 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from elvsm.msg import Keyframes, PoseUpdates, Status
-from elvsm.srv import RenderViews
-from elvsm_ros import conversions, corrections, parameters, spinning
+from elvsm.srv import LoadScene, RenderViews, SaveScene
+from elvsm_ros import conversions, corrections, parameters, spinning, tf_source
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.feed import KeyframeFeed
 from elvsm_ros.inputs import Inputs
-from elvsm_ros.intake import Intake, T_body_cam
+from elvsm_ros.intake import Intake
 from elvsm_ros.parameters import ParameterError, Settings
 from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
+from elvsm_ros.scene_files import SceneFiles, model_of
 from elvsm_ros.spinning import call_later, wait_for
-from elvsm_ros.tf_source import TfSource
 from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
@@ -142,10 +142,18 @@ class ElvsmNode(LifecycleNode):
         ).result()
         later = functools.partial(call_later, self)
         self._reports = Reports(self._warn, self.settings.log_period, self.get_logger().debug)
-        self._tf = self._make_tf() if self.settings.pose_source == "tf" else None
+        self._tf = tf_source.listen(self, self.settings)
+        if self._tf is not None:
+            self._entities.append(self._tf.close)
         self._intake = Intake(self.settings, admit, self._reports, self._tf)
         self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._publish_keyframes)
         self._desk = RenderDesk(worker, self._request_context, self._reports, later)
+        name = self.settings.model
+        self._files = SceneFiles(
+            worker, self._feed, self._intake, self._reports, lambda: self.settings,
+            worker.call(lambda engine: model_of(engine, name)).result(),
+        )  # fmt: skip
+        self._entities.append(self._files.close)
         self._news, self._status_at = True, 0.0
 
         def publisher(kind: type, topic: str, qos: QoSProfile | int) -> Any:
@@ -172,18 +180,11 @@ class ElvsmNode(LifecycleNode):
         service(RenderViews, "~/render_views", self._on_render_views)
         service(Trigger, "~/reset", self._on_reset)
         service(SetBool, "~/pause", self._on_pause)
+        service(SaveScene, "~/save_scene", functools.partial(self._files.save, wait=self._wait))
+        service(LoadScene, "~/load_scene", functools.partial(self._files.load, wait=self._wait))
         # Steady: a bag that is paused stops ROS time, not the timeouts.
         timer = self.create_timer(TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._entities.append(lambda: self.destroy_timer(timer))
-
-    def _make_tf(self) -> TfSource:
-        settings = self.settings
-        tf = TfSource(
-            self, settings.world_frame.lstrip("/"), settings.camera_frame, T_body_cam(settings),
-            settings.pose_buffer,
-        )  # fmt: skip
-        self._entities.append(tf.close)
-        return tf
 
     def _unsubscribe(self) -> None:
         if self._inputs is not None:
@@ -273,7 +274,7 @@ class ElvsmNode(LifecycleNode):
     def _request_context(self) -> Context:
         return Context(
             self.settings, self._intake.world_frame, self._intake.camera, self._native_size, self._patch_size,
-            self._tf.from_frame if self._tf else None,
+            self._intake.from_frame if self._tf else None,
         )  # fmt: skip
 
     # Output

@@ -14,7 +14,7 @@ from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
+Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 
 class ParameterError(ValueError):
@@ -29,8 +29,12 @@ def _parameter(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    repeats: bool = False,
 ) -> Any:
-    metadata = {"description": description, "low": low, "high": high, "choices": choices, "live": live}
+    metadata = {
+        "description": description, "low": low, "high": high, "choices": choices, "live": live,
+        "repeats": repeats,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -78,18 +82,44 @@ class Settings:
         "tf2_ros).",
         choices=("pose", "odom", "pose_with_covariance", "tf"),
     )
-    camera_frame: str = _parameter(
-        "", "With pose_source 'tf': frame of the camera; empty: the frame_id of the first image."
+    extrinsics: str = _parameter(
+        "parameter",
+        "How the camera is found on the body whose poses arrive: by body_to_camera alone, or by TF from "
+        "body_frame to the camera's frame (needs tf2_ros), with body_to_camera behind it.",
+        choices=("parameter", "tf"),
+    )
+    body_frame: str = _parameter(
+        "",
+        "With extrinsics 'tf': frame whose poses arrive, such as 'base_link'; empty: the child_frame_id of the "
+        "odometry.",
+    )
+    camera_frames: tuple[str, ...] = _parameter(
+        ("",),
+        "With pose_source or extrinsics 'tf': frame of each camera; empty: the frame_id of its first image.",
+        repeats=True,
     )
     body_to_camera: tuple[float, ...] = _parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
         "Pose of the camera's optical frame (x right, y down, z forward) in the frame whose poses arrive: "
         "x, y, z in metres and a quaternion x, y, z, w. The default says that the poses are the optical "
-        "frame's own.",
-        low=-1000.0, high=1000.0,
+        "frame's own. With several cameras, 7 numbers for each, or 7 for all.",
+        low=-1000.0, high=1000.0, repeats=True,
     )  # fmt: skip
+    tf_requests: bool = _parameter(
+        True,
+        "Listen to TF where tf2_ros is installed, so that renders can be asked for in any frame that it knows.",
+    )
+    image_topics: tuple[str, ...] = _parameter(
+        ("image",),
+        "Topics of images, one for each camera that looks at the scene; with image_transport 'compressed' they "
+        "get /compressed at the end.",
+        repeats=True,
+    )
+    camera_info_topics: tuple[str, ...] = _parameter(
+        ("camera_info",), "Topics of the cameras' calibrations, in the order of image_topics.", repeats=True
+    )
     image_transport: str = _parameter(
-        "raw", "Topic 'image' (sensor_msgs/Image) or 'image/compressed' (sensor_msgs/CompressedImage).",
+        "raw", "Images are sensor_msgs/Image ('raw') or sensor_msgs/CompressedImage ('compressed').",
         choices=("raw", "compressed"),
     )  # fmt: skip
     images_rectified: bool = _parameter(
@@ -104,8 +134,11 @@ class Settings:
     sync_timeout: float = _parameter(1.0, "Seconds that an image waits for its pose.", low=0.01, high=60.0)
     sync_queue: int = _parameter(30, "Images that wait for their pose at most.", low=1, high=1000)
     insert_queue: int = _parameter(
-        16, "Keyframes that wait for the device at most; beyond it the oldest is given up.", low=1, high=1000
-    )
+        16,
+        "Keyframes that wait for the device at most; beyond it the oldest is given up. As many images may wait "
+        "until it is known what became of the keyframe before them.",
+        low=1, high=1000,
+    )  # fmt: skip
     on_time_jump: str = _parameter(
         "reset",
         "What to do when the clock is set back (three images or poses in a row, each over a second older than "
@@ -131,11 +164,22 @@ class Settings:
     )
     keyframe_max_rate: float = _parameter(
         10.0,
-        "Keyframes per second at most, by the images' stamps; 0: any number.",
+        "Keyframes of one camera per second at most, by the images' stamps; 0: any number.",
         low=0.0,
         high=1000.0,
         live=True,
     )
+
+    max_blur: float = _parameter(
+        1.0,
+        "Blur of a keyframe at most, from 0 (sharp) to 1 (flat); sharp images have 0.25 to 0.6, but that depends "
+        "on what they show. 1: any.",
+        low=0.0, high=1.0, live=True,
+    )  # fmt: skip
+    max_clipped: float = _parameter(
+        1.0, "Share of a keyframe's pixels that may be black or burnt out, from 0 to 1. 1: any.",
+        low=0.0, high=1.0, live=True,
+    )  # fmt: skip
 
     # Renders
     render_resolution: str = _parameter(
@@ -162,6 +206,12 @@ class Settings:
     render_queue: int = _parameter(256, "Requests that wait for the device at most.", low=1, high=10_000)
 
     # Operation
+    scene_directory: str = _parameter(
+        "",
+        "Folder of the files of ~/save_scene and ~/load_scene, which nothing else is read from or written to; empty: "
+        "elvsm/scenes below $XDG_STATE_HOME, or below ~/.local/state. Made when it is needed.",
+        live=True,
+    )
     status_period: float = _parameter(
         1.0, "Seconds between two messages on ~/status when nothing changes.", low=0.1, high=3600.0, live=True
     )
@@ -181,12 +231,7 @@ class Settings:
     def __post_init__(self) -> None:
         for row in table():
             row.check(getattr(self, row.name))
-        quaternion = self.body_to_camera[3:]
-        if abs(math.hypot(*quaternion) - 1) > 1e-2:
-            raise ParameterError(
-                f"body_to_camera must end in a unit quaternion x, y, z, w, got {list(quaternion)}: "
-                f"[0, 0, 0, 1] for no rotation"
-            )
+        self._check_cameras()
         if self.pose_source == "tf" and not self.world_frame:
             raise ParameterError(
                 "pose_source 'tf' needs world_frame, the fixed frame of the map: 'map' or 'odom', usually"
@@ -194,6 +239,35 @@ class Settings:
         for name in ("image_size", "rendered_size"):
             if (getattr(self, name)[0] == 0) != (getattr(self, name)[1] == 0):
                 raise ParameterError(f"{name} needs both height and width, or [0, 0]")
+
+    def _check_cameras(self) -> None:
+        for start in range(0, len(self.body_to_camera), 7):
+            quaternion = self.body_to_camera[start + 3 : start + 7]
+            if abs(math.hypot(*quaternion) - 1) > 1e-2:
+                raise ParameterError(
+                    f"body_to_camera must end in a unit quaternion x, y, z, w, got {list(quaternion)}: "
+                    f"[0, 0, 0, 1] for no rotation"
+                )
+        count = len(self.image_topics)
+        if not all(self.image_topics) or len(set(self.image_topics)) != count:
+            raise ParameterError(
+                f"image_topics must be names that differ from each other, got {list(self.image_topics)}"
+            )
+        if len(self.camera_info_topics) != count or not all(self.camera_info_topics):
+            raise ParameterError(
+                f"camera_info_topics must hold one name for each of the {count} image_topics, got "
+                f"{list(self.camera_info_topics)}"
+            )
+        if len(self.body_to_camera) not in (7, 7 * count):
+            raise ParameterError(
+                f"body_to_camera must hold 7 numbers, or {7 * count} for {count} cameras, got "
+                f"{len(self.body_to_camera)}"
+            )
+        if len(self.camera_frames) != count and any(self.camera_frames):
+            raise ParameterError(
+                f"camera_frames must hold one name for each of the {count} image_topics, got "
+                f"{list(self.camera_frames)}: leave it empty to go by the images' frame_id"
+            )
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
@@ -226,6 +300,7 @@ class Row:
     high: float | None
     choices: tuple[str, ...]
     live: bool
+    repeats: bool = False  # an array may be as long as several of the default
 
     @property
     def constraints(self) -> str:
@@ -235,6 +310,7 @@ class Row:
         if self.low is None:
             return ""
         each = f"{len(self.default)} numbers " if isinstance(self.default, tuple) else ""
+        each = each and (f"{each.rstrip()}, or several times as many, " if self.repeats else each)
         return f"{each}from {self.low:g} to {self.high:g}"
 
     def check(self, value: Any) -> None:
@@ -248,11 +324,16 @@ class Row:
                 f"{self.name} must be {self.constraints}, got {value!r}"
                 + (f": {near[0]!r} perhaps?" if near else "")
             )
+        strings = isinstance(self.default, tuple) and isinstance(self.default[0], str)
+        if strings and not (value and all(isinstance(part, str) for part in value)):
+            raise ParameterError(f"{self.name} must hold strings, at least one, got {list(value)}")
         if self.low is None or self.high is None:
             return
         numbers = value if isinstance(value, tuple) else (value,)
-        if isinstance(self.default, tuple) and len(numbers) != len(self.default):
-            raise ParameterError(f"{self.name} must be {self.constraints}, got {list(numbers)}")
+        if isinstance(self.default, tuple):
+            whole = len(numbers) % len(self.default) == 0 and len(numbers) > 0
+            if not whole or (len(numbers) > len(self.default) and not self.repeats):
+                raise ParameterError(f"{self.name} must be {self.constraints}, got {list(numbers)}")
         if not all(self.low <= number <= self.high for number in numbers):  # NaN is not within bounds either
             raise ParameterError(f"{self.name} must be {self.constraints}, got {value!r}")
 

@@ -32,13 +32,28 @@ class PoseSource(Protocol):
         """Return T_world_cam at a stamp, or None when it may still become known.
 
         Raises PoseError when it never will. A source that can say why something is not known has that, with
-        the remedy, as its attribute `missing`.
+        the remedy, as its attribute `missing`; one that goes by the images' frame_id has `see_image(frame_id)`.
         """
         ...
 
     def clear(self) -> None:
         """Forget all poses."""
         ...
+
+
+class Mounted:
+    """Poses of a camera that sits on a body at a place that is known. T_body_cam: 4x4."""
+
+    def __init__(self, body: PoseSource, T_body_cam: NDArray[np.float64]):
+        self._body, self._T_body_cam = body, T_body_cam
+
+    def lookup(self, stamp: int) -> NDArray[np.float64] | None:
+        """Return T_world_cam [4, 4] at a stamp, as the body's source does."""
+        T_world_body = self._body.lookup(stamp)
+        return None if T_world_body is None else T_world_body @ self._T_body_cam
+
+    def clear(self) -> None:
+        """Do nothing: the body's poses are cleared where they are kept."""
 
 
 class PoseBuffer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -37,16 +38,29 @@ class ImageSync(Generic[P]):
     """A bounded queue of images that a pose source is asked about until it knows.
 
     length: images that wait at most; beyond it the oldest goes. timeout: seconds that an image waits.
-    Times are seconds of any steady clock, given by the caller.
+    complete: tells of an image whose pose is known, by its stamp and the seconds that it has waited, whether
+    all else that belongs to it has arrived; it is not asked after the timeout. Times are seconds of any steady
+    clock, given by the caller.
     """
 
-    def __init__(self, poses: PoseSource, length: int = 30, timeout: float = 1.0):
-        self._poses, self._length, self._timeout = poses, length, timeout
+    def __init__(
+        self,
+        poses: PoseSource,
+        length: int = 30,
+        timeout: float = 1.0,
+        complete: Callable[[int, float], bool] = lambda stamp, waited: True,
+    ):
+        self._poses, self._length, self._timeout, self._complete = poses, length, timeout, complete
         self._waiting: collections.deque[tuple[float, int, P]] = collections.deque()
         self.counts: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def oldest(self) -> int | None:
+        """The oldest stamp that waits, or None."""
+        return min((stamp for _, stamp, _ in self._waiting), default=None)
 
     def add(self, stamp: int, payload: P, now: float) -> list[Unposed[P]]:
         """Let an image wait. Returns those that had to make room."""
@@ -72,9 +86,9 @@ class ImageSync(Generic[P]):
             except PoseError as error:
                 given_up.append(self._give_up(payload, stamp, error.reason, str(error)))
                 continue
-            if T is not None:
+            if T is not None and (now - arrived > self._timeout or self._complete(stamp, now - arrived)):
                 ready.append(Posed(payload, stamp, T))
-            elif now - arrived > self._timeout:
+            elif T is None and now - arrived > self._timeout:
                 why = getattr(self._poses, "missing", None) or (
                     "no pose at or after an image's stamp arrived: is the pose topic published, with stamps "
                     "of the same clock as the images?"

@@ -49,7 +49,7 @@ class Desk:
         self.restarts = 0
         self.candidates: list[Candidate] = []
         self.intake.on_restart = self._restarted
-        self.intake.add_camera_info(conversions.camera_info(CAMERA, header(0, "camera")))
+        self.intake.add_camera_info(conversions.camera_info(CAMERA, header(1, "camera")))
 
     def _restarted(self) -> None:
         self.restarts += 1

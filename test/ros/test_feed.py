@@ -75,13 +75,16 @@ class Rig:
         return leave
 
     def settle(self) -> None:
-        """Wait until the device is through with what was asked, and take note of it."""
-        while len(self.worker):
+        """Wait until the device is through with what was asked, and take note of it, and of what follows."""
+        busy = True
+        while busy:
+            while len(self.worker):
+                self.worker.call(lambda engine: None).result(PATIENCE)
             self.worker.call(lambda engine: None).result(PATIENCE)
-        self.worker.call(lambda engine: None).result(PATIENCE)
-        while self._handed_over:
-            callback, *args = self._handed_over.pop(0)
-            callback(*args)
+            busy = bool(self._handed_over)
+            while self._handed_over:
+                callback, *args = self._handed_over.pop(0)
+                callback(*args)
 
     @staticmethod
     async def wait(future: Future) -> Any:
@@ -121,15 +124,33 @@ def test_candidates_become_keyframes_in_order(make: Any) -> None:
 def test_a_busy_device_gets_the_newest_and_the_dropped_may_come_again(make: Any) -> None:
     rig = make(insert_queue=2)
     leave = rig.block()
-    for i in range(5):
+    for i in range(7):  # two wait to be judged, and two, as keyframes, for the device
         rig.show(pose_at(0.5 * i), i)
     leave.set()
     rig.settle()
-    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0]
+    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0, 2.5, 3.0]
     assert rig.intake.counters.images_dropped == 3
     rig.show(pose_at(0.5), 1)
     rig.settle()
-    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0, 0.5]
+    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0, 2.5, 3.0, 0.5]
+
+
+def test_what_becomes_a_keyframe_does_not_depend_on_the_devices_speed(make: Any) -> None:
+    """A damaged picture and an eviction free places: whoever comes next finds them free, however soon."""
+    found = []
+    for quick in (True, False):
+        rig = make(max_keyframes=4)
+        leave = rig.block() if not quick else threading.Event()
+        for i, x in enumerate([0.0, 1.0, 1.05, 2.0, 3.0, 4.0, 0.05, 5.0, 1.1, 6.0]):
+            rig.show(pose_at(x), i, **({"encoding": "32FC1"} if i in (1, 5) else {}))
+            if quick:
+                rig.settle()
+        leave.set()
+        rig.settle()
+        found.append(list(rig.feed.stamps.values()))
+        assert rig.intake.counters.images_dropped == 0 and rig.feed.evicted > 0
+        assert rig.intake.counters.images_rejected == 2
+    assert found[0] == found[1] and len(found[0]) == 4
 
 
 def test_an_image_that_turns_out_bad_leaves_everything_as_it_was(make: Any) -> None:
