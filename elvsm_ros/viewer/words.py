@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 from elvsm.msg import Status
 
@@ -49,7 +50,7 @@ def numbers(
     if complaint:
         table += f"\n\n**No new picture:** {complaint}"
     if news and news != complaint:
-        table += f"\n\n**The node says:** {news}"
+        table += f"\n\n**The node says:** {textwrap.shorten(news, 220)}"
     return table
 
 
