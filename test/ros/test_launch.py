@@ -1,64 +1,19 @@
-"""The launch file, run against stand-ins for `launch` and `launch_ros`.
-
-Neither package is on PyPI, so that the real ones are missing wherever ROS is not installed. The stand-ins
-keep what they are given; what is tested is that the file runs, describes every argument, and hands each to
-the right place.
-"""
+"""The launch file, run against stand-ins for `launch` and `launch_ros`: neither package is on PyPI."""
 
 from __future__ import annotations
 
-import runpy
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch_stand_ins import Kept, described, load
 
 from elvsm_ros import parameters
 
 
-class Kept:
-    """Anything of `launch`: remembers its arguments."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.args, self.__dict__ = args, {"args": args, **kwargs}
-
-
-class Substitution(Kept):
-    def perform(self, context: dict[str, str]) -> str:
-        return context[self.args[0]]
-
-
 @pytest.fixture
 def launch_file(monkeypatch: pytest.MonkeyPatch, repository: Path) -> dict[str, Any]:
-    kinds = {
-        "launch": ["LaunchContext", "LaunchDescription"],
-        "launch.actions": [
-            "DeclareLaunchArgument", "ExecuteProcess", "OpaqueFunction", "SetEnvironmentVariable"
-        ],
-        "launch_ros": [],
-        "launch_ros.actions": ["Node"],
-    }  # fmt: skip
-    for name, classes in kinds.items():
-        module = types.ModuleType(name)
-        for kind in classes:
-            setattr(module, kind, type(kind, (Kept,), {}))
-        monkeypatch.setitem(sys.modules, name, module)
-    substitutions = types.ModuleType("launch.substitutions")
-    substitutions.LaunchConfiguration = Substitution  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "launch.substitutions", substitutions)
-    packages = types.ModuleType("ament_index_python.packages")
-    packages.get_package_share_directory = lambda name: f"/share/{name}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ament_index_python.packages", packages)
-    return runpy.run_path(str(repository / "launch" / "elvsm.launch.py"))
-
-
-def described(launch_file: dict[str, Any]) -> tuple[dict[str, Kept], list[Kept]]:
-    """Return the declared arguments by name, and the other actions."""
-    (actions,) = launch_file["generate_launch_description"]().args
-    arguments = {a.args[0]: a for a in actions if type(a).__name__ == "DeclareLaunchArgument"}
-    return arguments, [a for a in actions if type(a).__name__ != "DeclareLaunchArgument"]
+    return load(repository / "launch" / "elvsm.launch.py", monkeypatch)
 
 
 def run(launch_file: dict[str, Any], **given: str) -> list[Kept]:
