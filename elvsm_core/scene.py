@@ -48,6 +48,14 @@ class Rendering:
     views: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a request is rendered with: ids of keyframes, oldest first, and a frame, if not the scene's own."""
+
+    views: tuple[int, ...]
+    frame: SceneFrame | None = None
+
+
 class PendingRendering:
     """A rendering that the device is at work on. Any thread may ask for it; the scene is free meanwhile."""
 
@@ -130,6 +138,9 @@ class Scene:
 
     def __len__(self) -> int:
         return len(self._keyframes)
+
+    def __contains__(self, view: int) -> bool:
+        return view in self._keyframes
 
     @property
     def capacity(self) -> int:
@@ -356,6 +367,17 @@ class Scene:
         with self._lock:
             return self._engine.capture_missing(limit)
 
+    def plan(self, cameras: Sequence[Camera], max_views: int | None = None) -> Plan:
+        """Return which keyframes `render` would use for a request, and in which frame; see `render_async`.
+
+        Raises as `render` does.
+        """
+        _check_request(cameras, max_views)
+        with self._lock:
+            self._check_filled()
+            views, _ = self._choose(cameras, max_views)
+            return Plan(tuple(views), self._frame_for(views, cameras))
+
     def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
         """Render the scene as the given cameras would see it.
 
@@ -365,17 +387,25 @@ class Scene:
         """
         return self.render_async(cameras, max_views).result()
 
-    def render_async(self, cameras: Sequence[Camera], max_views: int | None = None) -> PendingRendering:
+    def render_async(
+        self, cameras: Sequence[Camera], max_views: int | None = None, plan: Plan | None = None
+    ) -> PendingRendering:
         """Begin what `render` does. On CUDA this returns when the work is queued, in a fraction of a millisecond.
 
         Whatever is changed in the scene after the call does not reach the rendering. One thread can begin
         renders and insert keyframes while others wait for results.
-        """
-        return self._begin(cameras, max_views, self._engine.render, PendingRendering)
 
-    def render_tensor(self, cameras: Sequence[Camera], max_views: int | None = None) -> Tensor:
-        """Render as `render` does, and return float32 [M, 3, H, W] in [0, 1] on the model's device."""
-        return self._begin(cameras, max_views, self._engine.render_tensor, lambda images, *_: images)
+        plan: render with these keyframes, in this frame, instead of choosing for `cameras`: a part of a
+        request, or several requests of equal plans, then gives what the whole, or each alone, would have
+        given. Raises SceneError as well for a keyframe that was evicted meanwhile.
+        """
+        return self._begin(cameras, max_views, self._engine.render, PendingRendering, plan)
+
+    def render_tensor(
+        self, cameras: Sequence[Camera], max_views: int | None = None, plan: Plan | None = None
+    ) -> Tensor:
+        """Render as `render_async` does, and return float32 [M, 3, H, W] in [0, 1] on the model's device."""
+        return self._begin(cameras, max_views, self._engine.render_tensor, lambda images, *_: images, plan)
 
     def _begin(
         self,
@@ -383,25 +413,37 @@ class Scene:
         max_views: int | None,
         render: Callable[[list[int], NDArray[np.float32], tuple[int, int]], P],
         answer: Callable[[P, Callable[[], NDArray[np.float32]], list[int]], R],
+        plan: Plan | None = None,
     ) -> R:
-        if not cameras:
-            raise SceneError("no camera to render: ask for at least one view")
-        if max_views is not None and max_views < 1:
-            raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
-        if any(camera.size != cameras[0].size for camera in cameras):
-            raise SceneError("all cameras of one request must have the same size: split the request")
+        _check_request(cameras, max_views)
         with self._lock:
-            if not len(self._keyframes):
-                raise SceneError("the scene is empty: insert a keyframe before asking for a render")
+            self._check_filled()
             while True:
-                views, support = self._choose(cameras, max_views)
+                if plan is None:
+                    views, support = self._choose(cameras, max_views)
+                    used = Plan(tuple(views), self._frame_for(views, cameras))
+                else:
+                    views, support, used = list(plan.views), self._support(cameras, plan.views), plan
                 try:
-                    frame, slots = self._slots(views, cameras)
+                    frame, slots = self._slots(used)
                     images = render(slots, camera_numbers(cameras, frame), cameras[0].size)
                     return answer(images, support, views)
                 except torch.OutOfMemoryError:
                     if not self._pager.shrink(batch_first=True):
                         raise
+                    if len(views) > self.capacity:
+                        plan, max_views = None, self.capacity
+
+    def _check_filled(self) -> None:
+        if not len(self._keyframes):
+            raise SceneError("the scene is empty: insert a keyframe before asking for a render")
+
+    def _support(self, cameras: Sequence[Camera], views: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
+        """Return what computes how well given views support targets. Raises SceneError for an unknown id."""
+        used = [self.keyframe(view).camera for view in views]
+        poses = np.stack([camera.T_world_cam for camera in used])
+        fxfycxcy = np.array([camera.fxfycxcy for camera in used])
+        return lambda: keyframes.support(keyframes.visibilities(cameras, poses, fxfycxcy, self.image_size))
 
     def _choose(
         self, cameras: Sequence[Camera], max_views: int | None
@@ -421,16 +463,23 @@ class Scene:
         chosen = sorted(keyframes.select(seen, limit))
         return store.ids[rows][chosen].tolist(), lambda: keyframes.support(seen[chosen])
 
-    def _slots(self, views: list[int], cameras: Sequence[Camera]) -> tuple[SceneFrame, list[int]]:
-        """Return the frame to render in, and the slots that hold views in it."""
+    def _frame_for(self, views: Sequence[int], cameras: Sequence[Camera]) -> SceneFrame | None:
+        """Return the frame to render in when it is not the scene's."""
         assert self._frame is not None
         targets = np.stack([camera.T_world_cam for camera in cameras])
-        used = [(view, self._keyframes[view]) for view in views]
         if self._fixed_frame or self._frame.extent(targets) <= self._policy.limit:
-            return self._frame, self._pager.slots(used, self._frame)
+            return None
         # Not where the robot is now: these views get a frame of their own for this request.
-        frame = self._policy.frame_for(np.stack([k.camera.T_world_cam for _, k in used]), targets)
-        return frame, self._pager.slots(used, frame, place_of(frame))
+        poses = np.stack([self._keyframes[view].camera.T_world_cam for view in views])
+        return self._policy.frame_for(poses, targets)
+
+    def _slots(self, plan: Plan) -> tuple[SceneFrame, list[int]]:
+        """Return the frame to render in, and the slots that hold the views in it."""
+        used = [(view, self._keyframes[view]) for view in plan.views]
+        if plan.frame is not None:
+            return plan.frame, self._pager.slots(used, plan.frame, place_of(plan.frame))
+        assert self._frame is not None
+        return self._frame, self._pager.slots(used, self._frame)
 
     def _update_frame(self) -> None:
         if self._fixed_frame:
@@ -451,3 +500,12 @@ class Scene:
             if not self._pager.shrink(batch_first=False):
                 raise
             self._pager.put(view, keyframe, self._frame, image=image)
+
+
+def _check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
+    if not cameras:
+        raise SceneError("no camera to render: ask for at least one view")
+    if max_views is not None and max_views < 1:
+        raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
+    if any(camera.size != cameras[0].size for camera in cameras):
+        raise SceneError("all cameras of one request must have the same size: split the request")

@@ -203,6 +203,34 @@ def test_requests_far_from_the_robot_get_a_frame_of_their_own(tiny_model, walk, 
     assert torch.isfinite(scene.render_tensor(beyond, max_views=2)).all()
 
 
+def test_a_plan_renders_a_part_of_a_request_as_the_whole_would(tiny_model, walk):
+    """Near the robot and far from it, with more keyframes than are used."""
+    scene, _ = build(tiny_model, walk, None)
+    image, camera = walk[0]
+    for step in range(6):
+        T = camera.T_world_cam.copy()
+        T[0, 3] = 20 + 0.1 * step
+        scene.insert(image, camera.at(T))
+    for x, far in ((20.0, False), (0.01, True)):
+        there = walk[3][1].resized(32, 32)
+        aside = np.zeros((4, 4))
+        aside[0, 3] = x
+        cameras = [there.at(there.T_world_cam + aside * (1 + 0.002 * i)) for i in range(3)]
+        plan = scene.plan(cameras, max_views=3)
+        whole = scene.render(cameras, max_views=3)
+        assert (plan.frame is not None) == far and list(plan.views) == whole.views and len(plan.views) == 3
+        part = scene.render_async(cameras[1:2], plan=plan).result()
+        assert part.views == whole.views and part.support[0] == whole.support[1]
+        expected = scene.render_tensor(cameras, max_views=3)[1:2]
+        torch.testing.assert_close(scene.render_tensor(cameras[1:2], plan=plan), expected, atol=1e-5, rtol=0)
+        other = scene.plan(cameras[1:2], max_views=2)
+        assert (scene.render_tensor(cameras[1:2], plan=other) - expected).abs().max() > 1e-4
+    scene.evict(plan.views[0])
+    with pytest.raises(ec.SceneError, match=f"no view {plan.views[0]}"):
+        scene.render_async(cameras, plan=plan)
+    assert plan.views[0] not in scene and plan.views[1] in scene
+
+
 def test_sizes_that_are_no_whole_patches(tiny_model, walk, frame):
     scene, _ = build(tiny_model, walk[:2], frame)
     odd = scene.render(targets(width=37, height=27))
