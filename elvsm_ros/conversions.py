@@ -24,7 +24,7 @@ from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 NORM_TOLERANCE = 1e-2
@@ -51,6 +51,8 @@ class Provider(Protocol):
     def slerp(
         self, a: NDArray[np.float64], b: NDArray[np.float64], fraction: float
     ) -> NDArray[np.float64]: ...
+
+    def cloud(self, header: Header, fields: list[PointField], points: NDArray[Any]) -> PointCloud2: ...
 
 
 @functools.cache
@@ -298,6 +300,19 @@ def camera_info(camera: Intrinsics, header: Header) -> CameraInfo:
         k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0], r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
         p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
     )  # fmt: skip
+
+
+# Points
+
+
+def cloud(points: NDArray[Any], header: Header) -> PointCloud2:
+    """Make a PointCloud2 of points [n], a structured array of float32 and uint32 without gaps."""
+    kinds = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32}
+    fields = [
+        PointField(name=name, offset=offset, datatype=kinds[dtype.str], count=1)
+        for name, (dtype, offset, *_) in (points.dtype.fields or {}).items()
+    ]
+    return provider().cloud(header, fields, points)
 
 
 # Poses

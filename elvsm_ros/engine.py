@@ -14,7 +14,9 @@ import elvsm_core as ec
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.corrections import Corrected, Correction
+from elvsm_ros.feed import Colour
 from elvsm_ros.intake import Candidate
+from elvsm_ros.keyframe_topics import mean_colour
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
 from elvsm_ros.stats import Window
@@ -22,11 +24,12 @@ from elvsm_ros.stats import Window
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inserted:
-    """A new keyframe: its id, the ids that went for it, T_world_cam of it."""
+    """A new keyframe: its id, the ids that went for it, T_world_cam of it, the mean colour of its image."""
 
     view: int
     evicted: list[int]
     T_world_cam: NDArray[np.float64]
+    colour: Colour
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ class Engine:
         )
         evicted = sorted(before.difference(self.scene.views))
         self.insert_ms.add((time.perf_counter() - start) * 1e3)
-        return Inserted(view, evicted, candidate.T_world_cam)
+        return Inserted(view, evicted, candidate.T_world_cam, mean_colour(rgb))
 
     def correct(self, correction: Correction) -> Corrected:
         """Move keyframes after a loop closure; those that are not there are passed over.

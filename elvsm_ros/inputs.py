@@ -64,9 +64,9 @@ class Inputs:
         elif settings.pose_source == "pose":
             self._subscribe(PoseStamped, "pose", "poses", self._on_pose, POSE_QOS)
 
-        start = time.monotonic()  # one for all, so that one warning speaks of all of them
+        self.since = time.monotonic()  # one for all, so that one warning speaks of all of them
         for topic in self._topics:
-            topic.seen = max(start, topic.seen)
+            topic.seen = max(self.since, topic.seen)
 
     def _subscribe_camera(self, camera: int) -> None:
         settings = self._settings
@@ -89,6 +89,11 @@ class Inputs:
     def names(self) -> list[str]:
         """Names of the topics, remapped and in full."""
         return [topic.name for topic in self._topics]
+
+    @property
+    def topics(self) -> list[Topic]:
+        """What came over each of the topics."""
+        return self._topics
 
     def close(self) -> None:
         """End the subscriptions."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import rclpy
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -24,17 +25,19 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from elvsm.msg import Keyframes, PoseUpdates, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_ros import conversions, corrections, parameters, spinning, tf_source
+from elvsm_ros import conversions, corrections, health, parameters, spinning, tf_source
 from elvsm_ros.conversions import ConversionError
+from elvsm_ros.diagnostics import Diagnostics, Limits, Snapshot
 from elvsm_ros.feed import KeyframeFeed
 from elvsm_ros.inputs import Inputs
 from elvsm_ros.intake import Intake
+from elvsm_ros.keyframe_topics import KeyframeTopics
 from elvsm_ros.parameters import ParameterError, Settings
 from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
 TICK = 0.1
 """Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
+FAULT_PATIENCE = 5.0
+"""Seconds to wait for a device that failed; its thread may never come back."""
 # The usual depth of 10 loses requests of a burst, and whoever sent them waits for ever.
 SERVICE_QOS = QoSProfile(depth=1000)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -74,15 +79,23 @@ class ElvsmNode(LifecycleNode):
         self.settings = parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._worker: Worker[Engine] | None = None
+        self._parts: health.Parts | None = None
+        self._fault = ""  # what took the device down, until the node is configured again
         self._entities: list[Callable[[], object]] = []  # how to destroy what configure made, and activate
         self._inputs: Inputs | None = None
         self._render_pose_sub: Any = None
+        # These two live as long as the node: one that is not configured tells so.
+        pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = Diagnostics(pub.publish, lambda: self.get_clock().now().to_msg())
+        # Steady: a bag that is paused stops ROS time, not the timeouts.
+        self.create_timer(TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> Result:
         try:
             self.settings = settings = parameters.read(self)
+            self._fault = ""
             self._worker = Worker(
                 lambda: _build_engine(settings), settings.insert_queue, settings.render_queue, "elvsm-device"
             )
@@ -94,9 +107,8 @@ class ElvsmNode(LifecycleNode):
             self._make_parts()
         except Exception as error:  # rclpy would swallow it
             foreseen = isinstance(error, ValueError | OSError | RuntimeError)
-            self.get_logger().error(
-                f"cannot configure: {'' if foreseen else type(error).__name__ + ': '}{error}"
-            )
+            self._fault = f"cannot configure: {'' if foreseen else type(error).__name__ + ': '}{error}"
+            self.get_logger().error(self._fault)
             self.get_logger().debug("".join(traceback.format_exception(error)))
             self._tear_down()
             return Result.FAILURE
@@ -117,10 +129,10 @@ class ElvsmNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> Result:
         self._unsubscribe()
-        return super().on_deactivate(state)
+        return Result.ERROR if self._fault else super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> Result:
-        self._tear_down()
+        self._tear_down(FAULT_PATIENCE if self._fault else math.inf)
         return Result.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> Result:
@@ -128,8 +140,30 @@ class ElvsmNode(LifecycleNode):
         return Result.SUCCESS
 
     def on_error(self, state: LifecycleState) -> Result:
-        self._tear_down()
+        self._tear_down(FAULT_PATIENCE)
         return Result.SUCCESS
+
+    def _on_fault(self, error: BaseException) -> None:
+        """Give the device up when it is out of order: what is on it is lost, and nothing more will come from it."""
+        if self._fault or self._worker is None or not health.is_device_fault(error):
+            return
+        self._fault = (
+            f"the device failed, and the scene on it is lost ({str(error).splitlines()[0]}): configure the node "
+            f"again, or restart it should that fail, too"
+        )
+        self.get_logger().error(self._fault)
+        call_later(self, self._fall_back)  # after the answer to the request that found out
+
+    def _fall_back(self) -> None:
+        # Out of `active` by the way of error processing; cleanup ends in the same state.
+        if self._state == "active":
+            self.trigger_deactivate()
+        elif self._state == "inactive":
+            self.trigger_cleanup()
+
+    @property
+    def _state(self) -> str:
+        return self._state_machine.current_state[1]
 
     def _make_parts(self) -> None:
         """Make everything that configured nodes have, except for what activate subscribes to."""
@@ -137,16 +171,19 @@ class ElvsmNode(LifecycleNode):
 
         worker = self._worker
         assert worker is not None
-        self._native_size, self._patch_size, self._device, self._insert_ms = worker.call(
+        self._native_size, self._patch_size, self._device, insert_ms = worker.call(
             lambda engine: (engine.native_size, engine.patch_size, engine.device, engine.insert_ms)
         ).result()
         later = functools.partial(call_later, self)
         self._reports = Reports(self._warn, self.settings.log_period, self.get_logger().debug)
+        self._reports.on_fault = self._on_fault
+        core = health.CoreWarnings(functools.partial(self._reports.add, health.DEVICE_KIND))
+        self._entities.append(core.close)
         self._tf = tf_source.listen(self, self.settings)
         if self._tf is not None:
             self._entities.append(self._tf.close)
         self._intake = Intake(self.settings, admit, self._reports, self._tf)
-        self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._publish_keyframes)
+        self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._on_keyframes)
         self._desk = RenderDesk(worker, self._request_context, self._reports, later)
         name = self.settings.model
         self._files = SceneFiles(
@@ -154,6 +191,9 @@ class ElvsmNode(LifecycleNode):
             worker.call(lambda engine: model_of(engine, name)).result(),
         )  # fmt: skip
         self._entities.append(self._files.close)
+        self._parts = health.Parts(
+            worker, self._intake, self._feed, self._desk, self._reports, insert_ms, self._device
+        )
         self._news, self._status_at = True, 0.0
 
         def publisher(kind: type, topic: str, qos: QoSProfile | int) -> Any:
@@ -170,8 +210,12 @@ class ElvsmNode(LifecycleNode):
 
         reentrant = ReentrantCallbackGroup()
         self._status_pub = publisher(Status, "~/status", LATCHED_QOS)
-        self._keyframes_pub = publisher(PoseArray, "~/keyframes", LATCHED_QOS)
-        self._keyframe_list_pub = publisher(Keyframes, "~/keyframe_list", LATCHED_QOS)
+        topics = {PoseArray: "~/keyframes", Keyframes: "~/keyframe_list", PointCloud2: "~/keyframe_cloud"}
+        self._keyframe_topics = KeyframeTopics(
+            self._feed,
+            {kind: publisher(kind, topic, LATCHED_QOS) for kind, topic in topics.items()},
+            self._world_header,
+        )
         self._image_pub = publisher(Image, "~/rendered/image", 2)
         self._info_pub = publisher(CameraInfo, "~/rendered/camera_info", 2)
         # Here and not in activate: a map may be corrected while the node only serves renders.
@@ -182,9 +226,6 @@ class ElvsmNode(LifecycleNode):
         service(SetBool, "~/pause", self._on_pause)
         service(SaveScene, "~/save_scene", functools.partial(self._files.save, wait=self._wait))
         service(LoadScene, "~/load_scene", functools.partial(self._files.load, wait=self._wait))
-        # Steady: a bag that is paused stops ROS time, not the timeouts.
-        timer = self.create_timer(TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._entities.append(lambda: self.destroy_timer(timer))
 
     def _unsubscribe(self) -> None:
         if self._inputs is not None:
@@ -200,6 +241,7 @@ class ElvsmNode(LifecycleNode):
         for destroy in self._entities:
             destroy()
         self._entities.clear()
+        self._parts = None
         worker, self._worker = self._worker, None
         end = time.monotonic() + timeout
         # In small steps, so that a signal ends the node while the device finishes a long render.
@@ -280,36 +322,26 @@ class ElvsmNode(LifecycleNode):
     # Output
 
     def _on_tick(self) -> None:
-        self._feed.advance()
         now = time.monotonic()
-        if self._inputs is not None:
-            self._inputs.check(now)
-        if self._news or now - self._status_at >= self.settings.status_period:
-            self._news, self._status_at = False, now
-            self._status_pub.publish(self._status())
+        if self._parts is not None:
+            self._feed.advance()
+            if self._inputs is not None:
+                self._inputs.check(now)
+            self._keyframe_topics.flush(now)
+            if self._news or now - self._status_at >= self.settings.status_period:
+                self._news, self._status_at = False, now
+                self._status_pub.publish(health.status(self._parts, self.settings, self._world_header()))
+        limits = Limits(self.settings.silence_warning, self.settings.latency_warning)
+        self._diagnostics.tick(now, self.settings.diagnostics_period, limits, self._snapshot)
 
-    def _status(self) -> Status:
-        intake, feed, desk = self._intake, self._feed, self._desk
-        return Status(
-            header=self._world_header(), model=self.settings.model, device=self._device, paused=intake.paused,
-            keyframes=len(feed.keyframes), capacity=self.settings.capacity,
-            images_received=intake.counters.images_received, poses_received=intake.counters.poses_received,
-            images_dropped=intake.counters.images_dropped, images_rejected=intake.counters.images_rejected,
-            keyframes_inserted=feed.inserted, keyframes_evicted=feed.evicted,
-            queue_length=len(self._worker or ()), renders=desk.renders, render_failures=desk.failures,
-            insert_ms_p50=self._insert_ms.percentile(50), insert_ms_p95=self._insert_ms.percentile(95),
-            render_ms_p50=desk.latency_ms.percentile(50), render_ms_p95=desk.latency_ms.percentile(95),
-            last_error=self._reports.last,
+    def _snapshot(self) -> Snapshot:
+        return health.snapshot(
+            self._parts, self._inputs, self.settings, self._state, self._fault, time.monotonic(),
+            self.get_clock().now().nanoseconds,
         )  # fmt: skip
 
-    def _publish_keyframes(self) -> None:
-        feed, header = self._feed, self._world_header()
-        poses = list(feed.keyframes.values())
-        stamps = [conversions.stamp_of(feed.stamps[view]) for view in feed.keyframes]
-        self._keyframes_pub.publish(PoseArray(header=header, poses=poses))
-        self._keyframe_list_pub.publish(
-            Keyframes(header=header, ids=list(feed.keyframes), stamps=stamps, poses=poses)
-        )
+    def _on_keyframes(self) -> None:
+        self._keyframe_topics.change()
         self._news = True
 
     def _publish_rendered(self, image: Image, camera_info: CameraInfo) -> None:

@@ -215,6 +215,15 @@ class Settings:
     status_period: float = _parameter(
         1.0, "Seconds between two messages on ~/status when nothing changes.", low=0.1, high=3600.0, live=True
     )
+    diagnostics_period: float = _parameter(
+        1.0, "Seconds between two messages on /diagnostics; 0: none.", low=0.0, high=3600.0, live=True
+    )
+    latency_warning: float = _parameter(
+        2000.0,
+        "Milliseconds of a render request (99th percentile, waiting included) above which /diagnostics warns; 0: "
+        "never.",
+        low=0.0, high=3_600_000.0, live=True,
+    )  # fmt: skip
     silence_warning: float = _parameter(
         5.0,
         "Seconds without images, camera_info or poses, while active, after which a warning says what is known "

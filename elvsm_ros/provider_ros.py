@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tf_transformations
 from cv_bridge import CvBridge
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, PointCloud2, PointField
+from std_msgs.msg import Header
 
 
 class RosProvider:
@@ -30,3 +33,8 @@ class RosProvider:
     def slerp(self, a: NDArray[np.float64], b: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
         xyzw = tf_transformations.quaternion_slerp(a, b, fraction)
         return -xyzw if xyzw[3] < 0 else xyzw
+
+    def cloud(self, header: Header, fields: list[PointField], points: NDArray[Any]) -> PointCloud2:
+        from sensor_msgs_py import point_cloud2
+
+        return point_cloud2.create_cloud(header, fields, points)

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 
 KNOWN_LIMIT = 256
-"""Different messages that are remembered for throttling."""
+"""Different messages that are remembered for throttling, and counted."""
 
 
 class Reports:
@@ -31,7 +31,12 @@ class Reports:
         self._lock = threading.Lock()
         self._logged: collections.OrderedDict[str, tuple[float, int]] = collections.OrderedDict()
         self.counts: collections.Counter[str] = collections.Counter()
+        self._reasons: collections.Counter[tuple[str, str]] = collections.Counter()
         self.last = ""
+        self.last_of: dict[str, str] = {}
+        """The newest message of each kind."""
+        self.on_fault: Callable[[BaseException], None] = lambda error: None
+        """Called with every exception that nobody foresaw."""
 
     def add(self, kind: str, message: str) -> None:
         """Note a fault. Kinds are short and few; the message tells cause and remedy."""
@@ -39,7 +44,8 @@ class Reports:
         key = kind + re.sub(r"\d+", "", message)
         with self._lock:
             self.counts[kind] += 1
-            self.last = message
+            self._count_reason(kind, message)
+            self.last = self.last_of[kind] = message
             at, silent = self._logged.get(key, (-float("inf"), 0))
             throttled = now - at < self._period
             self._logged[key] = (at, silent + 1) if throttled else (now, 0)
@@ -49,9 +55,21 @@ class Reports:
         if not throttled:
             self._log(f"{kind}: {message}" + (f" ({silent} more like this since)" if silent else ""))
 
+    def reasons(self, limit: int) -> list[tuple[str, str, int]]:
+        """Return the most frequent faults, `limit` at most: kind, message with # for numbers, how often."""
+        with self._lock:
+            return [(kind, text, count) for (kind, text), count in self._reasons.most_common(limit)]
+
+    def _count_reason(self, kind: str, message: str) -> None:
+        key = kind, re.sub(r"-?\d+(\.\d+)?", "#", message)
+        if key not in self._reasons and len(self._reasons) >= KNOWN_LIMIT:
+            self._reasons.pop(min(self._reasons, key=self._reasons.__getitem__))
+        self._reasons[key] += 1
+
     def fault(self, what: str, error: BaseException) -> str:
         """Note an exception that nobody foresaw, and return what to say about it."""
         message = f"{what}: {type(error).__name__}: {error}"
         self.add("internal", message)
         self._debug("".join(traceback.format_exception(error)))
+        self.on_fault(error)
         return message

@@ -16,6 +16,7 @@ from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.feed import KeyframeFeed, Loaded, Wait
 from elvsm_ros.intake import Intake
+from elvsm_ros.keyframe_topics import mean_colour
 from elvsm_ros.parameters import Settings
 from elvsm_ros.reports import Reports
 from elvsm_ros.worker import BusyError, StoppedError, Worker
@@ -221,4 +222,7 @@ def _read(path: Path, scene: Any) -> tuple[StoredScene, Loaded]:
         stamps = {view: int(stamp) for view, stamp in zip(stored.views, exact, strict=True)}
     else:
         stamps = {view: round((k.stamp or 0.0) * 1e9) for view, k in stored.views.items()}
-    return stored, Loaded(unpacked, poses, {view: min(max(0, stamps[view]), LATEST) for view in kept})
+    stamps = {view: min(max(0, stamps[view]), LATEST) for view in kept}
+    return stored, Loaded(
+        unpacked, poses, stamps, {view: mean_colour(stored.views[view].image.numpy()) for view in kept}
+    )
