@@ -20,19 +20,27 @@ def test_command_line_writes_what_it_measured(tiny_model, tmp_path, capsys):
     ec.save_model(tiny_model, tmp_path / "tiny.safetensors")
     arguments = ["--model", str(tmp_path / "tiny.safetensors"), "--device", "cpu", "--views", "1", "3"]
     arguments += ["--targets", "2", "--repeats", "2", "--keyframes", "20", "--insertions", "5"]
-    arguments += ["--json", str(tmp_path / "b.json"), "--csv", str(tmp_path / "b.csv")]
+    arguments += ["--size", "32", "32", "--size", "16", "40"]
+    files = [str(tmp_path / name) for name in ("b.json", "b.csv", "b.svg")]
+    arguments += ["--json", files[0], "--csv", files[1], "--plot", files[2]]
     assert benchmark.main(arguments) == 0
-    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert [(row["what"], row["views"]) for row in rows] == [
+    result = json.loads((tmp_path / "b.json").read_text())
+    rows = result["rows"]
+    assert [(row["what"], row["views"]) for row in rows[:8]] == [
         ("insert", 1),
         ("render", 1),
         ("insert + render", 1),
         ("insert", 3),
         ("render", 3),
         ("insert + render", 3),
-        ("render 8 of 20 keyframes", 8),
+        ("render from 20 keyframes", 8),
+        ("  the same, moving 5 cm", 8),
     ]
+    assert [(row["height"], row["width"]) for row in rows] == [(32, 32)] * 8 + [(16, 40)] * 8
     assert all(row["median_ms"] > 0 and row["floor_ms"] > 0 for row in rows)
     assert all(row["baseline_ms"] > 0 for row in rows if row["what"] == "insert + render")
-    assert len((tmp_path / "b.csv").read_text().splitlines()) == 8
+    assert all(c["matmul"] > 0 and len(c["attention"]) >= 2 for c in result["ceilings"])
+    assert result["memory"]["insertions"] == 5
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == 17
+    assert "baseline" in (tmp_path / "b.svg").read_text()
     assert "insert + render" in capsys.readouterr().out
