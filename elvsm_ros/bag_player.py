@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elvsm_ros.bag_reader import SECOND, Bag, BagError, Topic, message_class
+from elvsm_ros.bag_reader import SECOND, TF, Bag, BagError, Topic, message_class
+from elvsm_ros.bag_tf import POSE_TOPIC, Ends, PosesFromTf, open_tf
 
 QUEUE = 100
 """Messages per topic that are kept for listeners that are behind."""
@@ -30,19 +31,27 @@ def play(
     listeners: Mapping[str, int] | None = None,
     wait: float = 0.0,
     seconds: float | None = None,
+    poses: PosesFromTf | None = None,
+    image: str = "",
 ) -> int:
     """Publish a bag's topics at `rate` times real time, and return the number of messages published.
 
     listeners: how many listeners topics must have before playing begins, and wait: seconds that they are given
-    to appear. seconds: of the recording. Ends early when `stop` is set. Raises BagError, TimeoutError.
+    to appear. seconds: of the recording. poses: makes poses at the stamps of the images on topic `image` of TF,
+    which then is not published itself. Ends early when `stop` is set. Raises BagError, TimeoutError.
     """
+    from geometry_msgs.msg import PoseStamped
     from rclpy.qos import QoSProfile, ReliabilityPolicy
 
     # Reliable suits listeners of both kinds; best effort would leave out those who ask for every message.
     qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
     publishers = {
-        name: node.create_publisher(message_class(bag.topics[name].type), name, qos) for name in topics
+        name: node.create_publisher(message_class(bag.topics[name].type), name, qos)
+        for name in topics
+        if poses is None or bag.topics[name].type != TF
     }
+    if poses is not None:
+        publishers[POSE_TOPIC] = node.create_publisher(PoseStamped, POSE_TOPIC, qos)
     _wait_for_listeners(publishers, listeners or {}, wait, stop)
     count, begin, first = 0, time.monotonic(), None
     for topic, stamp, cdr in bag.raw(topics, seconds):
@@ -50,7 +59,13 @@ def play(
         ahead = (stamp - first) / SECOND / rate - (time.monotonic() - begin)
         if (ahead > 0 and stop.wait(ahead)) or stop.is_set():
             break
-        publishers[topic.name].publish(cdr)
+        if poses is not None and topic.type == TF:
+            for message in poses.add_transforms(bag.decoded(topic, cdr)):
+                publishers[POSE_TOPIC].publish(message)
+        else:
+            if poses is not None and topic.name == image:
+                poses.add_image(cdr)
+            publishers[topic.name].publish(cdr)
         count += 1
     # Leaving takes with it what has not been delivered yet.
     stop.wait(0.5)
@@ -71,6 +86,15 @@ def _wait_for_listeners(
                 f"instead of {listeners[lonely[0]]}: do they run, in the same ROS_DOMAIN_ID?"
             )
         stop.wait(0.05)
+
+
+def _tf(bag: Bag, topics: Sequence[str], ends: Sequence[str] | None) -> dict[str, Any]:
+    """Return what `play` needs to make poses of TF."""
+    if ends is None:
+        return {}
+    image, world, camera = ends
+    static = [bag.topics[name] for name in topics if name.endswith("tf_static")]
+    return {"poses": PosesFromTf(open_tf(bag, static, Ends(world, camera)), world), "image": image}
 
 
 def playable(bag: Bag) -> list[Topic]:
@@ -104,6 +128,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--wait", type=float, default=30.0, help="seconds that listeners are given to appear (30)"
     )
+    parser.add_argument(
+        "--poses-from-tf",
+        nargs=3,
+        metavar=("IMAGE_TOPIC", "WORLD_FRAME", "CAMERA_FRAME"),
+        help=f"publish the camera's poses at the stamps of these images on {POSE_TOPIC}, made of TF",
+    )
     options = parser.parse_args(arguments)
     if not options.rate > 0:
         parser.error(f"--rate must be positive, got {options.rate}")
@@ -128,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Bag(options.bag) as bag:
             topics = options.topics or [topic.name for topic in playable(bag)]
             listeners = {name: int(count) for name, _, count in (t.partition("=") for t in options.listeners)}
-            missing = [name for name in (*topics, *listeners) if name not in topics or name not in bag.topics]
+            missing = [name for name in topics if name not in bag.topics]
+            missing += [name for name in listeners if name not in (*topics, POSE_TOPIC)]
             if missing:
                 raise BagError(
                     f"{bag.path} has no topic {missing[0]} to play; it has {', '.join(bag.topics)}"
@@ -143,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 listeners=listeners,
                 wait=options.wait,
                 seconds=options.seconds,
+                **_tf(bag, topics, options.poses_from_tf),
             )
             print(
                 f"played {count} messages on {len(topics)} topics in {time.monotonic() - begin:.1f} s",

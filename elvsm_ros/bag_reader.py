@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import functools
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,18 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 
-from elvsm_ros.conversions import (
-    RGB,
-    ConversionError,
-    Intrinsics,
-    image_to_rgb,
-    intrinsics,
-    pose_to_parts,
-    stamp_ns,
-)
+from elvsm_ros import rectification
+from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, image_to_rgb, pose_to_parts, stamp_ns
 from elvsm_ros.pose_source import PoseBuffer, PoseError
+from elvsm_ros.rectification import Calibration, Lens
+from elvsm_ros.tf_buffer import TfBuffer
 
 SECOND = 1_000_000_000
 COMPRESSED, RAW = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 POSE, ODOMETRY = "geometry_msgs/msg/PoseStamped", "nav_msgs/msg/Odometry"
+POSE_WITH_COVARIANCE = "geometry_msgs/msg/PoseWithCovarianceStamped"
+TF = "tf2_msgs/msg/TFMessage"
 
 
 class BagError(ValueError):
@@ -150,15 +147,20 @@ class Bag:
     def messages(
         self, topics: Collection[str], seconds: float | None = None
     ) -> Iterator[tuple[Topic, int, Any]]:
-        """Yield what `raw` yields, with rclpy messages in place of CDR."""
+        """Yield what `raw` yields, with rclpy messages in place of CDR; transforms are messages of rosbags."""
         for topic, time, cdr in self.raw(topics, seconds):
-            try:
-                message = deserialize_message(cdr, message_class(topic.type))
-            except RuntimeError as error:
-                raise BagError(
-                    f"{self.path}: a message on {topic.name} is no {topic.type}, or damaged: {error}"
-                ) from error
-            yield topic, time, message
+            yield topic, time, self.decoded(topic, cdr)
+
+    def decoded(self, topic: Topic, cdr: bytes) -> Any:
+        """Return the message of a topic that was serialised. Raises BagError."""
+        if topic.type == TF:  # PyPI has no tf2_msgs
+            return self._guarded(_typestore().deserialize_cdr, cdr, TF)
+        try:
+            return deserialize_message(cdr, message_class(topic.type))
+        except RuntimeError as error:
+            raise BagError(
+                f"{self.path}: a message on {topic.name} is no {topic.type}, or damaged: {error}"
+            ) from error
 
     def _guarded(self, function: Any, *arguments: Any) -> Any:
         """Call into rosbags: its readers raise whatever damaged bytes lead to, and all becomes BagError."""
@@ -188,11 +190,12 @@ class Bag:
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """The three topics that a posed camera is recorded on."""
+    """The three topics that a posed camera is recorded on. static: those of TF's static transforms, with TF."""
 
     image: Topic
     camera_info: Topic
     pose: Topic
+    static: tuple[Topic, ...] = ()
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -205,7 +208,8 @@ def find_streams(
     """Find a bag's image, camera_info and pose topics by their types; names given are taken.
 
     Of an image topic and its compressed sibling the compressed one is taken, of several camera_info topics the
-    one beside the image. Raises BagError listing the candidates when none or more than one is left.
+    one beside the image. TF is taken where no topic has poses, or when it is named. Raises BagError listing the
+    candidates when none or more than one is left.
     """
     picture = _choose(bag, "image", (COMPRESSED, RAW), image, _without_duplicates)
     info = _choose(
@@ -215,7 +219,14 @@ def find_streams(
         camera_info,
         lambda found: _beside(picture, found) if len(found) > 1 else found,
     )
-    return Streams(picture, info, _choose(bag, "pose", (POSE, ODOMETRY), pose))
+    posed = _choose(bag, "pose", (POSE, ODOMETRY, POSE_WITH_COVARIANCE, TF), pose, _moving)
+    static = [topic for topic in bag.topics.values() if topic.type == TF and topic.name.endswith("tf_static")]
+    return Streams(picture, info, posed, tuple(static) if posed.type == TF else ())
+
+
+def pose_in(message: Any) -> Any:
+    """Return the geometry_msgs/Pose in a message of any of the types that have one."""
+    return message.pose.pose if hasattr(message.pose, "pose") else message.pose
 
 
 def _choose(bag: Bag, role: str, types: tuple[str, ...], name: str | None, narrow: Any = list) -> Topic:
@@ -243,6 +254,10 @@ def _choose(bag: Bag, role: str, types: tuple[str, ...], name: str | None, narro
     if not filled:
         raise BagError(f"{bag.path}: {_listed(found)} holds no messages: was it published while recording?")
     left = narrow(filled)
+    if not left:
+        raise BagError(
+            f"{bag.path} has no {role} topic, {_listed(filled)} alone does not do: record one as well"
+        )
     if len(left) != 1:
         raise BagError(f"{bag.path} has several {role} topics: choose with {option} among {_listed(filled)}")
     return left[0]
@@ -255,6 +270,11 @@ def _without_duplicates(found: list[Topic]) -> list[Topic]:
         for topic in found
         if f"{topic.name}/compressed" not in names and not topic.name.endswith("/compressedDepth")
     ]
+
+
+def _moving(found: list[Topic]) -> list[Topic]:
+    poses = [topic for topic in found if topic.type != TF]
+    return poses or [topic for topic in found if not topic.name.endswith("tf_static")]
 
 
 def _beside(image: Topic, found: list[Topic]) -> list[Topic]:
@@ -271,25 +291,30 @@ def _listed(topics: Collection[Topic]) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
-    """An image of a recording: stamp (nanoseconds), T_world_cam (4x4, metres), intrinsics, and the message."""
+    """An image of a recording: stamp (nanoseconds), T_world_cam (4x4, metres), intrinsics, and the message.
+
+    intrinsics: of `rgb()`, which has no distortion in it.
+    """
 
     stamp: int
     T_world_cam: NDArray[np.float64]
     intrinsics: Intrinsics
     message: Image | CompressedImage
+    lens: Lens | None = None
 
     def rgb(self) -> RGB:
-        """Decode the image, uint8 [H, W, 3]. Raises ConversionError."""
-        return image_to_rgb(self.message)
+        """Decode and rectify the image, uint8 [H, W, 3]. Raises ConversionError."""
+        rgb = image_to_rgb(self.message)
+        return rgb if self.lens is None else self.lens.rectify(rgb)
 
 
 class PosedFrames:
     """Iterate over a bag's images whose pose is known, oldest first, as the node sees them.
 
-    Poses are interpolated at the images' stamps. T_body_cam: 4x4, the camera's optical frame in the frame
-    whose poses were recorded. gap: seconds between two poses beyond which nothing is interpolated. seconds:
-    stop so long after the bag's start. Images, poses and camera_info that are unusable are left out, and
-    counted in `skipped` for the newest pass.
+    Poses are interpolated at the images' stamps, images rectified. T_body_cam: 4x4, the camera's optical frame in
+    the frame whose poses were recorded. gap: seconds between two poses beyond which nothing is interpolated.
+    seconds: stop so long after the bag's start. tf: makes an empty buffer, where TF has the poses. Images, poses
+    and camera_info that are unusable are left out, and counted in `skipped` for the newest pass.
     """
 
     def __init__(
@@ -299,26 +324,33 @@ class PosedFrames:
         T_body_cam: NDArray[np.float64] | None = None,
         gap: float = 0.5,
         seconds: float | None = None,
+        tf: Callable[[], TfBuffer] | None = None,
     ):
         self._bag, self._streams, self._seconds = bag, streams, seconds
-        self._make_poses = functools.partial(PoseBuffer, length=30.0, gap=gap, T_body_cam=T_body_cam)
+        self._make_poses: Callable[[], PoseBuffer | TfBuffer] = tf or functools.partial(
+            PoseBuffer, length=30.0, gap=gap, T_body_cam=T_body_cam
+        )
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __iter__(self) -> Iterator[Frame]:
         self.skipped.clear()
-        poses, camera = self._make_poses(), None
+        poses, calibration = self._make_poses(), None
+        cache: dict[tuple, Calibration] = {}  # a lens's maps are made once
         waiting: collections.deque[Image | CompressedImage] = collections.deque()
         for topic, _, message in self._bag.messages(self._streams.names, self._seconds):
             if topic is self._streams.image:
                 waiting.append(message)
             elif topic is self._streams.camera_info:
                 try:
-                    camera = intrinsics(message)
+                    key = rectification.key(message)
+                    if key not in cache:
+                        cache[key] = rectification.read(message)
+                    calibration = cache[key]
                 except ConversionError as error:
                     self._skip(f"camera_info: {error}")
             else:
                 self._add(poses, message)
-            while waiting and camera is not None:
+            while waiting and calibration is not None:
                 stamp = stamp_ns(waiting[0].header.stamp)
                 try:
                     T = poses.lookup(stamp)
@@ -328,14 +360,17 @@ class PosedFrames:
                     continue
                 if T is None:
                     break
-                yield Frame(stamp, T, camera, waiting.popleft())
+                yield Frame(stamp, T, calibration.camera, waiting.popleft(), calibration.lens)
         if waiting:
             self.skipped["image: no pose or camera_info after it"] += len(waiting)
 
-    def _add(self, poses: PoseBuffer, message: Any) -> None:
-        pose = message.pose.pose if self._streams.pose.type == ODOMETRY else message.pose
+    def _add(self, poses: PoseBuffer | TfBuffer, message: Any) -> None:
+        if isinstance(poses, TfBuffer):
+            for complaint in poses.add(message, static=False):
+                self._skip(f"pose: {complaint}")
+            return
         try:
-            translation, xyzw = pose_to_parts(pose)
+            translation, xyzw = pose_to_parts(pose_in(message))
             poses.add(stamp_ns(message.header.stamp), translation, xyzw)
         except (ConversionError, PoseError) as error:
             self._skip(f"pose: {getattr(error, 'reason', error)}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from elvsm_ros.evaluation.options import Options, parse
+from elvsm_ros.processes import private_environment
 
 if TYPE_CHECKING:
     from elvsm_ros.evaluation.results import Results
@@ -28,23 +31,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recording cannot be used, or only a part of it; that part's results are written.
     """
     options = parse(arguments)
+    if options.through_node:
+        os.environ.update(private_environment(options.domain))
     # Before rclpy is imported: the ROS packages of PyPI take the virtual environment as their prefix.
     os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
     # And before PyTorch is: threads that spin while they wait slow everything down where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(options, console)
     except (ValueError, OSError) as error:  # BagError, ParameterError, CheckpointError: all say what to do
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
-        _complain("ended by Ctrl-C before anything was measured")
+        _complain("ended by Ctrl-C: the same command goes on from what was measured")
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: Options, console: Console) -> int:
     from elvsm_ros.bag_reader import Bag, find_streams
+    from elvsm_ros.bag_tf import tf_ends
     from elvsm_ros.parameters import Settings
 
     settings = Settings.from_values(options.parameters)
@@ -54,13 +63,20 @@ def _run(options: Options, console: Console) -> int:
         for topic in (streams.image, streams.camera_info, streams.pose):
             line = f"  {topic.name}  {topic.type}, {topic.count} messages"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+        ends = tf_ends(bag, streams, options.world_frame, options.camera_frame)
+        if ends is not None:
+            line = f"  poses from TF: {ends.camera_frame} in {ends.world_frame}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         options.out.mkdir(parents=True, exist_ok=True)
         # PyTorch takes seconds to import: a recording that cannot be used is told about before.
-        from elvsm_ros.evaluation.measure import evaluate
+        from elvsm_ros.evaluation.measure import UNFINISHED, evaluate
+        from elvsm_ros.evaluation.replay import Source
 
         with _Bars(console) as tell:
-            results = evaluate(bag, streams, settings, options, tell)
+            results = evaluate(Source(bag, streams, ends), settings, options, tell)
     _report(options, console, results)
+    if not results.interrupted:
+        shutil.rmtree(options.out / UNFINISHED, ignore_errors=True)
     if results.incomplete:
         _complain(f"{results.incomplete}; the results until then are in {options.out}")
         return 2
@@ -74,7 +90,8 @@ def _run(options: Options, console: Console) -> int:
 
 
 def _report(options: Options, console: Console, results: Results) -> None:
-    from elvsm_ros.evaluation.page import SUMMARY_HEAD, facts, number, pictures, summary_rows, write_page
+    from elvsm_ros.evaluation.node_page import NODE_HEAD, node_facts, node_rows, number
+    from elvsm_ros.evaluation.page import SUMMARY_HEAD, facts, pictures, summary_rows, write_page
     from elvsm_ros.video import write_video
 
     results.write(options.out / "results.json")
@@ -95,7 +112,11 @@ def _report(options: Options, console: Console, results: Results) -> None:
     if results.pose_noise:
         rows = [[f"{r['centimetres']:g}", f"{r['degrees']:g}", number(r["psnr"])] for r in results.pose_noise]
         _print(console, ["pose noise, cm", "degrees", "PSNR offline"], rows)
-    for name, value in facts(results):
+    lines = facts(results)
+    if results.through_node is not None:
+        _print(console, NODE_HEAD, node_rows(results.through_node))
+        lines += node_facts(results.through_node)
+    for name, value in lines:
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     for warning in results.warnings:
         console.print(f"note: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -24,6 +24,8 @@ class Options:
     image_topic: str | None
     camera_info_topic: str | None
     pose_topic: str | None
+    world_frame: str
+    camera_frame: str
     body_to_camera: tuple[float, ...]
     film_frames: int
     picture: Path | None
@@ -76,7 +78,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     add("--image-topic", help="Image or CompressedImage topic, where the recording has several")
     add("--camera-info-topic", help="CameraInfo topic, where the recording has several")
-    add("--pose-topic", help="PoseStamped or Odometry topic, where the recording has several")
+    add("--pose-topic", help="topic of poses, Odometry or TF, where the recording has several")
+    add("--world-frame", default="", metavar="FRAME", help="with TF: frame of the map (map, or the root)")
+    add("--camera-frame", default="", metavar="FRAME", help="with TF: optical frame (the images' frame_id)")
     add(
         "--body-to-camera",
         type=float,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -19,12 +18,8 @@ from elvsm_ros.processes import Child, ProcessDied, private_environment, stop
 if TYPE_CHECKING:  # at run time only when the environment is set, see `run`
     from elvsm.msg import Status
     from elvsm_ros.bag_reader import Bag, Streams
+    from elvsm_ros.bag_tf import Ends
     from elvsm_ros.demo.results import Results
-
-NODE_TIMEOUT = 120.0
-"""Seconds that the node may take to load its model."""
-LISTENER_TIMEOUT = 30.0
-"""Seconds that the player waits for the node to subscribe."""
 
 
 def run(options: Options) -> int:
@@ -32,13 +27,14 @@ def run(options: Options) -> int:
     # Before rclpy is imported: ament and Fast DDS read the environment once.
     os.environ.update(private_environment(options.domain))
     from elvsm_ros.bag_reader import BagError
-    from elvsm_ros.demo.client import CallFailed
+    from elvsm_ros.client import CallFailed
+    from elvsm_ros.parameters import ParameterError
 
     console = Console()
     children: list[Child] = []
     try:
         return _run(options, console, children)
-    except BagError as error:
+    except (BagError, ParameterError) as error:
         _complain(console, str(error))
         return 2
     except (CallFailed, ProcessDied) as error:
@@ -50,22 +46,28 @@ def run(options: Options) -> int:
 
 def _run(options: Options, console: Console, children: list[Child]) -> int:
     from elvsm_ros.bag_reader import Bag, find_streams
+    from elvsm_ros.bag_tf import tf_ends
     from elvsm_ros.bag_writer import STREAMS
+    from elvsm_ros.live import start_node
+    from elvsm_ros.parameters import Settings
 
     begin = time.monotonic()
+    Settings.from_values(_values(options))  # a bad one is told about before anything is started
+    ends = None
     options.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if options.bag is not None:
             bag = stack.enter_context(Bag(options.bag))
             streams = find_streams(bag, options.image_topic, options.camera_info_topic, options.pose_topic)
-            _introduce(console, options, bag, streams)
-            node = _start_node(options, streams, children)
+            ends = tf_ends(bag, streams, options.world_frame, options.camera_frame)
+            _introduce(console, options, bag, streams, ends)
+            node = start_node(streams, _values(options), options.out, children)
         else:
             # The node loads its model meanwhile: the topics of a drawn walk are known beforehand.
-            node = _start_node(options, STREAMS, children)
+            node = start_node(STREAMS, _values(options), options.out, children)
             bag = stack.enter_context(Bag(_drawn_walk(options, console, node)))
             streams = find_streams(bag)
-        return _watch(options, console, children, node, bag, streams, begin)
+        return _watch(options, console, children, node, bag, streams, ends, begin)
 
 
 def _watch(
@@ -75,25 +77,29 @@ def _watch(
     node: Child,
     bag: Bag,
     streams: Streams,
+    ends: Ends | None,
     begin: float,
 ) -> int:
     """Play the recording, ask for held-out views meanwhile, and report."""
     import torch
 
-    from elvsm_ros.demo.client import Client
+    from elvsm_ros.client import Client
     from elvsm_ros.demo.film import shoot
     from elvsm_ros.demo.watch import Watch
+    from elvsm_ros.live import NODE_TIMEOUT, clock, start_player
 
     torch.set_num_threads(1)  # the node needs the cores
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(Client(streams.camera_info.name, node.check))
+        topic, kind = clock(streams)
+        client = stack.enter_context(Client(topic, node.check, clock_type=kind))
         # Before this process leaves the network, for the reason that `stop` gives.
         stack.callback(stop, children)
         with console.status("waiting for the node to load its model"):
             client.wait_for_node(NODE_TIMEOUT)
         console.print(f"elvsm_node runs: model {client.status.model!r} on {client.status.device}")
-        player = _start_player(options, bag, streams, children)
-        watch = Watch(options, client, bag, streams, (node, player))
+        seconds = options.seconds if options.bag is not None else None
+        player = start_player(bag, streams, ends, options.out, children, options.rate, seconds)
+        watch = Watch(options, client, bag, streams, ends, (node, player))
         with _progress(console, "the camera walks") as progress:
             results = watch.follow(progress)
         film = None
@@ -156,43 +162,6 @@ def _duration(begin: float) -> str:
     return f"{time.monotonic() - begin:.0f} s on {os.cpu_count()} CPU cores"
 
 
-def _start_node(options: Options, streams: Streams, children: list[Child]) -> Child:
-    from elvsm_ros.bag_reader import COMPRESSED, ODOMETRY
-
-    compressed, odometry = streams.image.type == COMPRESSED, streams.pose.type == ODOMETRY
-    renamed = {
-        "image/compressed" if compressed else "image": streams.image.name,
-        "camera_info": streams.camera_info.name,
-        "odom" if odometry else "pose": streams.pose.name,
-    }
-    values = {
-        "model": options.model,
-        "device": options.device,
-        "image_transport": "compressed" if compressed else "raw",
-        "pose_source": "odom" if odometry else "pose",
-        "body_to_camera": list(options.body_to_camera),
-    }
-    command = [sys.executable, "-m", "elvsm_ros.node", "--ros-args"]
-    for old, new in renamed.items():
-        command += ["-r", f"{old}:={new}"]
-    for name, value in values.items():
-        command += ["-p", f"{name}:={value}"]
-    children.append(Child("elvsm_node", command, os.environ, options.out / "node.log"))
-    return children[-1]
-
-
-def _start_player(options: Options, bag: Bag, streams: Streams, children: list[Child]) -> Child:
-    command = [sys.executable, "-m", "elvsm_ros.bag_player", str(bag.path), "--topics", *streams.names]
-    command += ["--rate", str(options.rate), "--wait", str(LISTENER_TIMEOUT)]
-    # The node listens to all, this process to camera_info.
-    image, camera_info, pose = streams.names
-    command += ["--listeners", f"{image}=1", f"{camera_info}=2", f"{pose}=1"]
-    if options.bag is not None and options.seconds is not None:
-        command += ["--seconds", str(options.seconds)]
-    children.append(Child("player", command, os.environ, options.out / "player.log"))
-    return children[-1]
-
-
 def _drawn_walk(options: Options, console: Console, node: Child) -> Path:
     """Return the recording of a walk in the output folder, drawn now unless it is there."""
     from elvsm_ros.demo.walk import WalkSettings, draw_walk, forget_walks
@@ -214,12 +183,23 @@ def _drawn_walk(options: Options, console: Console, node: Child) -> Path:
     return path
 
 
-def _introduce(console: Console, options: Options, bag: Bag, streams: Streams) -> None:
+def _values(options: Options) -> dict[str, Any]:
+    """Return the node's parameters that the options are about."""
+    return {
+        "model": options.model,
+        "device": options.device,
+        "body_to_camera": list(options.body_to_camera),
+    }
+
+
+def _introduce(console: Console, options: Options, bag: Bag, streams: Streams, ends: Ends | None) -> None:
     from elvsm_ros.bag_reader import ODOMETRY
 
     console.print(f"{bag.path}: {bag.duration:.1f} s", markup=False)
     for topic in (streams.image, streams.camera_info, streams.pose):
         console.print(f"  {topic.name}  {topic.type}, {topic.count} messages", markup=False, highlight=False)
+    if ends is not None:
+        console.print(f"  poses from TF: {ends.camera_frame} in {ends.world_frame}", markup=False)
     if streams.pose.type == ODOMETRY and options.body_to_camera == (0, 0, 0, 0, 0, 0, 1):
         console.print(
             "  odometry is taken to be the camera's optical frame: give --body-to-camera if it is not"

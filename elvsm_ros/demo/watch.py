@@ -6,14 +6,17 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
 from elvsm_ros.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
-from elvsm_ros.conversions import RGB, parts_to_matrix
-from elvsm_ros.demo.client import CallFailed, Client, Reply
+from elvsm_ros.bag_tf import Ends, open_tf
+from elvsm_ros.camera_input import T_body_cam
+from elvsm_ros.client import CallFailed, Client, Reply
+from elvsm_ros.conversions import RGB
 from elvsm_ros.demo.heldout import Thresholds, View, Walked, fit, psnr
 from elvsm_ros.demo.options import Options
 from elvsm_ros.demo.results import HeldOut, Results
@@ -30,16 +33,21 @@ class Watch:
     """
 
     def __init__(
-        self, options: Options, client: Client, bag: Bag, streams: Streams, processes: Sequence[Child]
+        self,
+        options: Options,
+        client: Client,
+        bag: Bag,
+        streams: Streams,
+        ends: Ends | None,
+        processes: Sequence[Child],
     ):
         self.client, self.size = client, (0, 0)
         self._options, (self._node, self._player) = options, processes
-        body_to_camera = np.asarray(options.body_to_camera)
-        settings = Settings()
+        settings = Settings(body_to_camera=options.body_to_camera)
+        body = T_body_cam(settings)
         seconds = options.seconds if options.bag is not None else None
-        self.frames = PosedFrames(
-            bag, streams, parts_to_matrix(body_to_camera[:3], body_to_camera[3:]), settings.pose_gap, seconds
-        )
+        tf = None if ends is None else partial(open_tf, bag, streams.static, ends, body)
+        self.frames = PosedFrames(bag, streams, body, settings.pose_gap, seconds, tf)
         thresholds = Thresholds(settings.keyframe_distance, math.radians(settings.keyframe_angle))
         frames = iter(self.frames)
         first = next(frames, None)
@@ -75,7 +83,7 @@ class Watch:
             time.sleep(TICK)
         self._player.check()
         progress.update(task, completed=round(self._length), note=self._note())
-        self._settle()
+        self.client.settle(self.look)
         if not self.walked.path:
             raise CallFailed("the recording was played, but nothing of it arrived over the network")
         status = self.client.status
@@ -145,16 +153,6 @@ class Watch:
             reply.views_used,
             metres,
         )
-
-    def _settle(self, timeout: float = 10.0) -> None:
-        """Wait until the node has dealt with all it was sent."""
-        end, quiet, count = time.monotonic() + timeout, time.monotonic(), -1
-        while time.monotonic() < min(end, quiet + 1.5):
-            self._node.check()
-            self.look()
-            if len(self.client.keyframes) != count:
-                count, quiet = len(self.client.keyframes), time.monotonic()
-            time.sleep(TICK)
 
     def _note(self) -> str:
         note = f"s, {len(self.client.keyframes)} keyframes"

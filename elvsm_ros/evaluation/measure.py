@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 import elvsm_core as ec
-from elvsm_ros import conversions
-from elvsm_ros.bag_reader import SECOND, Bag, BagError, Streams
+from elvsm_core.checkpoint import resolve
+from elvsm_ros.bag_reader import SECOND, BagError
+from elvsm_ros.camera_input import T_body_cam
+from elvsm_ros.client import CallFailed
 from elvsm_ros.conversions import RGB
 from elvsm_ros.engine import Engine
-from elvsm_ros.evaluation.baselines import Metrics, psnr, warped
+from elvsm_ros.evaluation.baselines import Metrics, Quality, psnr, warped
 from elvsm_ros.evaluation.convention import ConventionCheck, Verdict
+from elvsm_ros.evaluation.journal import Journal, Record, digest, fingerprint
 from elvsm_ros.evaluation.noise import LEVELS, sensitivity
 from elvsm_ros.evaluation.options import Options
-from elvsm_ros.evaluation.replay import Complaints, ReplayIntake, nothing_usable, replay
+from elvsm_ros.evaluation.replay import Complaints, Source, nothing_usable, replay
 from elvsm_ros.evaluation.results import (
     NEAREST,
     OFFLINE,
@@ -30,14 +34,18 @@ from elvsm_ros.evaluation.results import (
     ROTATION,
     HeldOut,
     Key,
+    NodeRun,
     Results,
 )
 from elvsm_ros.intake import Candidate
 from elvsm_ros.parameters import Settings
+from elvsm_ros.processes import ProcessDied
 
 GAP = 2.0
 """Seconds without a usable image that are told about."""
-INTERRUPTED = "ended by Ctrl-C: the results are those up to then"
+UNFINISHED = "unfinished"
+"""Folder of what an evaluation that did not end has measured, beside its results."""
+INTERRUPTED = "ended by Ctrl-C: the results are those up to then, and the same command goes on from there"
 
 
 Progress = Callable[[str, int, int], None]
@@ -51,26 +59,27 @@ class Evaluation:
     of the recording, so that two runs give the same figures on one machine.
     """
 
-    def __init__(self, bag: Bag, streams: Streams, settings: Settings, options: Options, progress: Progress):
-        self._bag, self._streams, self._settings, self._options = bag, streams, settings, options
+    def __init__(self, source: Source, settings: Settings, options: Options, progress: Progress):
+        self._source, self._settings, self._options = source, settings, options
+        self._bag, self._streams = source.bag, source.streams
         self._tell = progress
         self._engine = Engine(settings)
         self._complaints = Complaints()
-        self._intake = ReplayIntake(settings, ec.keyframes.admit, self._complaints.reports)
+        self._intake = source.intake(settings, self._complaints.reports)
         self._metrics = Metrics(options.lpips, self._engine.native_size)
         self._max_views = settings.max_views or None
-        values = np.array(settings.body_to_camera)
-        T_body_cam = conversions.parts_to_matrix(values[:3], values[3:] / np.linalg.norm(values[3:]))
-        self._convention = ConventionCheck(T_body_cam)
+        self._convention = ConventionCheck(T_body_cam(settings))
+        self._journal = Journal(options.out / UNFINISHED, self._key())
         self._places: dict[int, int] = {}
+        self._stamps: dict[int, int] = {}  # of every keyframe that ever was, by view, oldest first
         self._path: list[np.ndarray] = []
         self._views: list[HeldOut] = []
         self._insert_ms: list[float] = []
         self._evicted = self._held_out = 0
         self._last_keyframe = self._last_image = self._start = 0
         self._gaps: list[tuple[float, float]] = []
-        share = 1.0 if options.seconds is None else min(1.0, options.seconds / max(bag.duration, 1e-9))
-        self._images = max(1, math.ceil(share * streams.image.count))
+        share = 1.0 if options.seconds is None else min(1.0, options.seconds / max(self._bag.duration, 1e-9))
+        self._images = max(1, math.ceil(share * self._streams.image.count))
         self._stride = math.ceil(self._images / options.frames)
 
     def run(self) -> Results:
@@ -79,7 +88,7 @@ class Evaluation:
         A recording that turns out to be damaged on the way, and Ctrl-C, give the results so far.
         """
         begin = time.perf_counter()
-        incomplete, noise = "", []
+        incomplete, noise, node = "", [], None
         try:
             self._replay()
         except BagError as error:
@@ -87,17 +96,17 @@ class Evaluation:
         except KeyboardInterrupt:
             incomplete = INTERRUPTED
         if not self._path:
-            raise (
-                BagError(incomplete)
-                if incomplete
-                else nothing_usable(self._bag, self._streams, self._complaints)
-            )
+            raise BagError(incomplete) if incomplete else nothing_usable(self._source, self._complaints)
         try:
             self._render_offline()
             if self._options.pose_noise and self._views:
                 noise = self._disturb()
+            if self._options.through_node and self._views and not incomplete:
+                node = self._go_through_node()
         except KeyboardInterrupt:
             incomplete = incomplete or INTERRUPTED
+        except (CallFailed, ProcessDied, TimeoutError) as error:
+            incomplete = f"through the node: {error}"
         verdict = self._convention.verdict()
         return Results(
             facts=self._facts(),
@@ -110,6 +119,8 @@ class Evaluation:
             pose_noise=noise,
             timing=self._timing(time.perf_counter() - begin),
             incomplete=incomplete,
+            interrupted=incomplete == INTERRUPTED,
+            through_node=node,
         )
 
     # The replay
@@ -122,7 +133,7 @@ class Evaluation:
             done += 1
             self._tell("replay", min(done, self._images), self._images)
 
-        for decision in replay(self._bag, self._streams, self._intake, self._options.seconds, passed):
+        for decision in replay(self._source, self._intake, self._options.seconds, passed):
             candidate = decision.candidate
             if decision.keyframe:
                 used = self._insert(candidate)
@@ -151,6 +162,7 @@ class Evaluation:
             self._intake.reject(str(error))
             return False
         self._insert_ms.append(1e3 * (time.perf_counter() - start))
+        self._stamps[inserted.view] = candidate.stamp
         self._places[inserted.view] = candidate.key
         for view in inserted.evicted:
             self._evicted += 1
@@ -163,8 +175,7 @@ class Evaluation:
 
     def _measure(self, candidate: Candidate) -> bool:
         """Render a held-out frame from what there is now; tell whether the frame is usable."""
-        scene, settings = self._engine.scene, self._settings
-        given = candidate.camera
+        scene, given = self._engine.scene, candidate.camera
         try:
             rgb = candidate.picture()
             full = ec.Camera(
@@ -178,14 +189,13 @@ class Evaluation:
         self._convention.add(candidate.stamp, truth, camera)
         if not len(scene):
             return True
-        start = time.perf_counter()
-        rendering = scene.render([camera], self._max_views)
-        render_ms = 1e3 * (time.perf_counter() - start)
         poses = scene.poses
         nearest = self._nearest(camera, poses)
         metres, radians = ec.keyframes.differences(camera.T_world_cam, poses[nearest][None])
+        record = self._render(f"{candidate.stamp}", camera, truth, self._options.sweep)
         view = HeldOut(
             index=len(self._views),
+            stamp=candidate.stamp,
             time=self._seconds(candidate.stamp),
             camera=camera,
             truth=truth,
@@ -193,17 +203,14 @@ class Evaluation:
             distance=float(metres[0]),
             angle=math.degrees(float(radians[0])),
             keyframes=len(poses),
-            used=len(rendering.views),
-            support=float(rendering.support[0]),
-            render_ms=render_ms,
+            used=record.values["used"],
+            support=record.values["support"],
+            render_ms=record.values["render_ms"],
             pictures={},
             quality={},
-            sweep={
-                n: psnr(scene.render([camera], min(n, settings.capacity)).images[0], truth)
-                for n in self._options.sweep
-            },
+            sweep={int(n): value for n, value in record.values["sweep"].items()},
         )
-        self._compare(view, ONLINE, rendering.images[0], scene.views[nearest])
+        self._compare(view, ONLINE, record, f"{candidate.stamp}", scene.views[nearest])
         self._views.append(view)
         return True
 
@@ -212,18 +219,40 @@ class Evaluation:
         angle = math.radians(settings.keyframe_angle)
         return ec.keyframes.nearest(camera.T_world_cam, poses, settings.keyframe_distance, angle)[0]
 
-    def _compare(self, view: HeldOut, column: str, render: RGB, nearest: int) -> None:
+    def _render(self, name: str, camera: ec.Camera, truth: RGB, sweep: Sequence[int] = ()) -> Record:
+        """Render a held-out frame from what there is now, or take over what an unfinished run rendered."""
+        record = self._journal.get(name)
+        if record is not None:
+            return record
+        scene = self._engine.scene
+        start = time.perf_counter()
+        rendering = scene.render([camera], self._max_views)
+        values: dict[str, Any] = {
+            "render_ms": 1e3 * (time.perf_counter() - start),
+            "used": len(rendering.views),
+            "support": float(rendering.support[0]),
+            "sweep": {
+                n: psnr(scene.render([camera], min(n, scene.capacity)).images[0], truth) for n in sweep
+            },
+        }
+        return Record(rendering.images[0], values)
+
+    def _compare(self, view: HeldOut, column: str, record: Record, name: str, nearest: int) -> None:
         keyframe = self._engine.scene.keyframe(nearest)
         copy = keyframe.image.numpy()
         pictures: dict[Key, RGB] = {
-            (column, RENDER): render,
+            (column, RENDER): record.image,
             (column, NEAREST): copy,
             (column, ROTATION): warped(copy, keyframe.camera, view.camera),
         }
-        qualities = self._metrics.compare(list(pictures.values()), view.truth)
+        if "quality" not in record.values:
+            qualities = self._metrics.compare(list(pictures.values()), view.truth)
+            record.values["quality"] = [dataclasses.asdict(quality) for quality in qualities]
+            self._journal.put(name, record)
+        qualities = [Quality(**values) for values in record.values["quality"]]
         view.quality.update(zip(pictures, qualities, strict=True))
         if column == OFFLINE:  # the baselines are shown once
-            pictures = {(OFFLINE, RENDER): render}
+            pictures = {(OFFLINE, RENDER): record.image}
         view.pictures.update(pictures)
 
     # Afterwards
@@ -234,8 +263,9 @@ class Evaluation:
             return
         views, poses = scene.views, scene.poses
         for done, view in enumerate(self._views, 1):
-            render = scene.render([view.camera], self._max_views).images[0]
-            self._compare(view, OFFLINE, render, views[self._nearest(view.camera, poses)])
+            name = f"{view.stamp}-offline"
+            record = self._render(name, view.camera, view.truth)
+            self._compare(view, OFFLINE, record, name, views[self._nearest(view.camera, poses)])
             self._tell("everything seen", done, len(self._views))
 
     def _disturb(self) -> list[dict[str, float]]:
@@ -253,7 +283,30 @@ class Evaluation:
             self._tell("pose noise", done, len(LEVELS))
 
         keyframes = [scene.keyframe(view) for view in scene.views]
-        return sensitivity(make, keyframes, self._views, self._max_views, step)
+        return sensitivity(make, keyframes, self._views, self._max_views, self._journal, step)
+
+    def _go_through_node(self) -> NodeRun:
+        from elvsm_ros.evaluation.through_node import NodeCheck
+
+        torch.set_num_threads(1)  # the node needs the cores
+        scene = self._engine.scene
+        kept = [self._stamps[view] for view in scene.views]
+        check = NodeCheck(self._source, self._settings, self._options, self._engine.model, self._tell)
+        return check.run(self._views, list(self._stamps.values()), kept)
+
+    def _key(self) -> dict[str, Any]:
+        """Return everything that the figures depend on."""
+        source, options = self._source, self._options
+        return {
+            "recording": fingerprint(source.bag.path),
+            "topics": source.streams.names,
+            "ends": source.ends,
+            "model": digest(resolve(self._settings.model)),
+            "settings": dataclasses.asdict(self._settings),
+            "options": [options.frames, options.seconds, options.lpips, options.sweep],
+            "device": self._engine.device,
+            "versions": [ec.__version__, torch.__version__],
+        }
 
     def _seconds(self, stamp: int) -> float:
         return (stamp - self._start) / SECOND
@@ -301,7 +354,11 @@ class Evaluation:
         return warnings
 
     def _timing(self, seconds: float) -> dict[str, float]:
-        timing = {"seconds": seconds, "peak_memory_bytes": float(_peak_memory())}
+        timing = {
+            "seconds": seconds,
+            "peak_memory_bytes": float(_peak_memory()),
+            "taken_over": float(self._journal.found),
+        }
         for name, values in {
             "insert_ms": self._insert_ms,
             "render_ms": [view.render_ms for view in self._views],
@@ -321,11 +378,10 @@ def _peak_memory() -> int:
 
 
 def evaluate(
-    bag: Bag,
-    streams: Streams,
+    source: Source,
     settings: Settings,
     options: Options,
     progress: Progress = lambda stage, done, total: None,
 ) -> Results:
     """Evaluate a recording. Raises BagError, and ValueError for a model or a device that cannot be."""
-    return Evaluation(bag, streams, settings, options, progress).run()
+    return Evaluation(source, settings, options, progress).run()

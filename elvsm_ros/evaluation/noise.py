@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 import elvsm_core as ec
 from elvsm_core import Keyframe
 from elvsm_ros.evaluation.baselines import psnr
+from elvsm_ros.evaluation.journal import NO_PICTURE, Journal, Record
 from elvsm_ros.evaluation.results import HeldOut
 
 LEVELS = ((0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (5.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.0, 2.0))
@@ -32,24 +33,31 @@ def sensitivity(
     keyframes: Sequence[Keyframe],
     views: Sequence[HeldOut],
     max_views: int | None,
+    journal: Journal,
     step: Callable[[], None] = lambda: None,
     levels: Sequence[tuple[float, float]] = LEVELS,
 ) -> list[dict[str, float]]:
     """Return the mean PSNR (dB) of offline renders by level: {"centimetres", "degrees", "psnr"}.
 
-    The directions are the same at every level and in every run. step: called after each level.
+    The directions are the same at every level and in every run. journal: keeps what is known. step: called after
+    each level.
     """
     chosen = [
         views[k] for k in np.unique(np.linspace(0, len(views) - 1, min(FRAMES, len(views))).astype(int))
     ]
     rows = []
     for centimetres, degrees in levels:
-        rng = np.random.default_rng(0)
-        scene = make_scene()
-        for keyframe in keyframes:
-            camera = disturbed(keyframe.camera, centimetres / 100, degrees, rng)
-            scene.insert(keyframe.image, camera, keyframe.stamp)
-        values = [psnr(scene.render([v.camera], max_views).images[0], v.truth) for v in chosen]
-        rows.append({"centimetres": centimetres, "degrees": degrees, "psnr": float(np.mean(values))})
+        name = f"noise-{centimetres:g}-{degrees:g}"
+        record = journal.get(name)
+        if record is None:
+            rng = np.random.default_rng(0)
+            scene = make_scene()
+            for keyframe in keyframes:
+                camera = disturbed(keyframe.camera, centimetres / 100, degrees, rng)
+                scene.insert(keyframe.image, camera, keyframe.stamp)
+            values = [psnr(scene.render([v.camera], max_views).images[0], v.truth) for v in chosen]
+            record = Record(NO_PICTURE, {"psnr": float(np.mean(values))})
+            journal.put(name, record)
+        rows.append({"centimetres": centimetres, "degrees": degrees, **record.values})
         step()
     return rows

@@ -21,10 +21,15 @@ class Options:
     lpips: str
     sweep: tuple[int, ...]
     pose_noise: bool
+    through_node: bool
+    rate: float
+    domain: int | None
     video: bool
     image_topic: str | None
     camera_info_topic: str | None
     pose_topic: str | None
+    world_frame: str
+    camera_frame: str
     parameters: dict[str, Any]
     """The node's parameters that are not at their defaults."""
 
@@ -100,10 +105,19 @@ def parse(arguments: Sequence[str] | None) -> Options:
         action="store_true",
         help="render with disturbed keyframe poses, too: 1-5 cm, 0.5-2 degrees",
     )
+    add(
+        "--through-node",
+        action="store_true",
+        help="play the recording over DDS into the real node as well, and ask it for the same frames",
+    )
+    add("--rate", type=_positive, default=1.0, help="with --through-node: speed of playing, times real time")
+    add("--domain", type=int, help="with --through-node: ROS_DOMAIN_ID; none: one that nobody uses")
     add("--no-video", dest="video", action="store_false", help="write no video")
     add("--image-topic", help="Image or CompressedImage topic, where the recording has several")
     add("--camera-info-topic", help="CameraInfo topic, where the recording has several")
-    add("--pose-topic", help="PoseStamped or Odometry topic, where the recording has several")
+    add("--pose-topic", help="topic of poses, Odometry or TF, where the recording has several")
+    add("--world-frame", default="", metavar="FRAME", help="with TF: frame of the map (map, or the root)")
+    add("--camera-frame", default="", metavar="FRAME", help="with TF: optical frame (the images' frame_id)")
     options = vars(parser.parse_args(arguments))
     parameters: dict[str, Any] = {"model": options.pop("model"), "device": options.pop("device")}
     if options["max_views"] is not None:

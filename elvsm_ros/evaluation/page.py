@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from elvsm_ros import charts, panels, report
 from elvsm_ros.conversions import RGB
+from elvsm_ros.evaluation.node_page import NODE_HEAD, NODE_LEAD, node_facts, node_rows, number
 from elvsm_ros.evaluation.results import (
     METHODS,
     NEAREST,
@@ -40,11 +40,6 @@ LEGEND = (
     ("nearest", "nearest keyframe"),
     ("rotation", "nearest keyframe, rotated"),
 )
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a figure as text, a dash for what is not known."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def summary_rows(results: Results) -> list[list[str]]:
@@ -88,7 +83,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
     rows.append(("peak memory", f"{timing['peak_memory_bytes'] / 2**20:.0f} MiB"))
     if "peak_device_memory_bytes" in timing:
         rows.append(("peak memory of the device", f"{timing['peak_device_memory_bytes'] / 2**20:.0f} MiB"))
-    rows.append(("time taken", f"{timing['seconds']:.0f} s"))
+    taken_over = f", {timing['taken_over']:.0f} renders from a run before it" if timing["taken_over"] else ""
+    rows.append(("time taken", f"{timing['seconds']:.0f} s{taken_over}"))
     return rows
 
 
@@ -128,6 +124,10 @@ def write_page(path: Path, results: Results, video: Path | None) -> None:
         parts.append(
             report.section("Noisy poses", _table(["centimetres", "degrees", "PSNR"], noise), lead=lead)
         )
+    if results.through_node is not None:
+        run = results.through_node
+        table = _table(NODE_HEAD, node_rows(run)) + report.table(node_facts(run))
+        parts.append(report.section("Through the node", table, lead=NODE_LEAD))
     parts.append(report.section("This run", report.table(facts(results))))
     if views:
         parts.append(report.section("All held-out frames", _all(views), lead="Click a heading to sort."))

@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
+from elvsm_core.keyframes import admit
 from elvsm_ros.admission import Admission, Rule
-from elvsm_ros.bag_reader import ODOMETRY, SECOND, Bag, BagError, Streams
+from elvsm_ros.bag_reader import SECOND, TF, Bag, BagError, Streams, pose_in
+from elvsm_ros.bag_tf import Ends, open_tf
+from elvsm_ros.camera_input import T_body_cam
 from elvsm_ros.conversions import stamp_ns
 from elvsm_ros.intake import Candidate, Intake
 from elvsm_ros.parameters import Settings
 from elvsm_ros.reports import Reports
+from elvsm_ros.tf_buffer import TfBuffer
 
 NO_PLACE = -1
 """The key of a candidate that was refused."""
@@ -30,6 +34,24 @@ class Decision:
     keyframe: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A recording: the file, its topics, and with TF for poses the frames that it is asked for."""
+
+    bag: Bag
+    streams: Streams
+    ends: Ends | None = None
+
+    def intake(self, settings: Settings, reports: Reports) -> ReplayIntake:
+        """Make the intake that the recording is fed to. reports: where faults go."""
+        if self.ends is None:
+            return ReplayIntake(settings.replaced({"pose_source": "pose"}), admit, reports)
+        body = T_body_cam(settings)
+        tf = open_tf(self.bag, self.streams.static, self.ends, body, settings.pose_buffer)
+        values = {"pose_source": "tf", "world_frame": self.ends.world_frame}
+        return ReplayIntake(settings.replaced(values), admit, reports, tf)
+
+
 class _Witnessed(Admission):
     """An admission that tells about every decision: T_world_cam, stamp, and the key or None."""
 
@@ -37,8 +59,8 @@ class _Witnessed(Admission):
         super().__init__(admit)
         self._tell = tell
 
-    def offer(self, T_world_cam: NDArray[np.float64], stamp: int, rule: Rule) -> int | None:
-        key = super().offer(T_world_cam, stamp, rule)
+    def offer(self, T_world_cam: NDArray[np.float64], stamp: int, rule: Rule, camera: int = 0) -> int | None:
+        key = super().offer(T_world_cam, stamp, rule, camera)
         self._tell((T_world_cam, stamp, key))
         return key
 
@@ -46,11 +68,15 @@ class _Witnessed(Admission):
 class ReplayIntake(Intake):
     """The node's intake, which hands out the images that are refused as keyframes as well.
 
-    admit: elvsm_core.keyframes.admit. reports: where faults go.
+    admit: elvsm_core.keyframes.admit. reports: where faults go. tf: where poses come from if not from messages;
+    settings say so, then.
     """
 
-    def __init__(self, settings: Settings, admit: Callable[..., bool], reports: Reports):
-        super().__init__(settings, admit, reports)
+    def __init__(
+        self, settings: Settings, admit: Callable[..., bool], reports: Reports, tf: TfBuffer | None = None
+    ):
+        super().__init__(settings, admit, reports, tf)
+        self._transforms, self._faults = tf, reports
         self._decided: list[tuple[NDArray[np.float64], int, int | None]] = []
         self.admission = _Witnessed(admit, self._decided.append)
         self._messages: dict[int, Image | CompressedImage] = {}
@@ -63,25 +89,31 @@ class ReplayIntake(Intake):
             del self._messages[next(iter(self._messages))]
         super().add_image(message, now)
 
-    def decide(self, now: float) -> list[Decision]:
-        """Return what was decided since the last call, in the order of arrival."""
-        candidates = {candidate.key: candidate for candidate in self.poll(now)}
-        decisions = []
-        for T, stamp, key in self._decided:
-            if key is not None:
-                decisions.append(Decision(candidates[key], True))
-                continue
-            known, message = self.calibration_at(stamp), self._messages.get(stamp)
-            if known is not None and known.camera is not None and message is not None:
-                held_out = Candidate(message, stamp, T, known.camera, NO_PLACE, known.lens)
-                decisions.append(Decision(held_out, False))
-        self._decided.clear()
-        return decisions
+    def add_transforms(self, message: Any) -> None:
+        """Take a tf2_msgs/msg/TFMessage."""
+        assert self._transforms is not None
+        self.counters.poses_received += 1
+        for complaint in self._transforms.add(message, static=False):
+            self._faults.add("pose", complaint)
+
+    def decide(self, now: float) -> Iterator[Decision]:
+        """Yield what can be decided by now, by the images' stamps. Deal with each before asking for the next."""
+        self.collect(now)
+        while True:
+            candidate = self.next(now)
+            for T, stamp, key in self._decided:
+                known, message = self.calibration_at(stamp), self._messages.get(stamp)
+                if key is None and known is not None and message is not None:
+                    held_out = Candidate(message, stamp, T, known.camera, NO_PLACE, known.lens)
+                    yield Decision(held_out, False)
+            self._decided.clear()
+            if candidate is None:
+                return
+            yield Decision(candidate, True)
 
 
 def replay(
-    bag: Bag,
-    streams: Streams,
+    source: Source,
     intake: ReplayIntake,
     seconds: float | None = None,
     passed: Callable[[], None] = lambda: None,
@@ -91,6 +123,7 @@ def replay(
     seconds: stop so long after the bag's start. passed: called after every image. The clock is the recorder's,
     so that timeouts mean what they meant then. Raises BagError where the file is damaged.
     """
+    bag, streams = source.bag, source.streams
     now = bag.start / SECOND
     for topic, time, message in bag.messages(streams.names, seconds):
         now = time / SECOND
@@ -98,9 +131,10 @@ def replay(
             intake.add_image(message, now)
         elif topic is streams.camera_info:
             intake.add_camera_info(message)
+        elif topic.type == TF:
+            intake.add_transforms(message)
         else:
-            pose = message.pose.pose if streams.pose.type == ODOMETRY else message.pose
-            intake.add_pose(message.header.stamp, message.header.frame_id, pose)
+            intake.add_pose(message.header.stamp, message.header.frame_id, pose_in(message))
         yield from intake.decide(now)
         if topic is streams.image:
             passed()
@@ -130,8 +164,9 @@ class Complaints:
         ]
 
 
-def nothing_usable(bag: Bag, streams: Streams, complaints: Complaints) -> BagError:
+def nothing_usable(source: Source, complaints: Complaints) -> BagError:
     """Return the error for a recording without a single usable image, with what the intake said."""
+    bag, streams = source.bag, source.streams
     why = "; ".join(complaints.lines()) or "the topics never overlap in time"
     return BagError(
         f"{bag.path}: no image on {streams.image.name} could be used with the poses on {streams.pose.name} and "

@@ -35,12 +35,14 @@ Key = tuple[str, str]
 class HeldOut:
     """A frame that is no keyframe. Pictures are uint8 RGB [H, W, 3] at the model's size.
 
-    time: seconds since the recording began. since: seconds since the last keyframe. distance (metres), angle
-    (degrees): to the keyframe that was nearest by then. keyframes: how many there were by then. used: views that
-    the online render used; support: of it, 0 to 1; render_ms: its latency. sweep: PSNR by max_views.
+    stamp: of the image, nanoseconds. time: seconds since the recording began. since: seconds since the last keyframe.
+    distance (metres), angle (degrees): to the keyframe that was nearest by then. keyframes: how many there were by
+    then. used: views that the online render used; support: of it, 0 to 1; render_ms: its latency. sweep: PSNR by
+    max_views.
     """
 
     index: int
+    stamp: int
     time: float
     camera: ec.Camera
     truth: RGB
@@ -61,6 +63,26 @@ class HeldOut:
         return math.nan if quality is None else quality.psnr
 
 
+@dataclasses.dataclass(frozen=True)
+class NodeRun:
+    """The recording played into the real node, beside the same in this process.
+
+    rate: times real time. counts: images and keyframes, see `through_node.py`. psnr: means in dB by column (ONLINE,
+    OFFLINE): "node", "here", and "here_same_keyframes", which is rendered here from the keyframes that the node had,
+    so that node - here_same_keyframes is what is not explained by them. missing, extra: seconds since the recording
+    began of keyframes that the node did not have, and of those that it had besides. latency_ms: medians and 95 %.
+    frames: a line per held-out frame.
+    """
+
+    rate: float
+    counts: dict[str, int]
+    psnr: dict[str, dict[str, float | None]]
+    missing: list[float]
+    extra: list[float]
+    latency_ms: dict[str, float]
+    frames: list[dict[str, Any]]
+
+
 @dataclasses.dataclass(eq=False)
 class Results:
     """An evaluation; what is missing of it when it was cut short is told by `incomplete`.
@@ -79,6 +101,8 @@ class Results:
     pose_noise: list[dict[str, float]]
     timing: dict[str, float]
     incomplete: str = ""
+    interrupted: bool = False
+    through_node: NodeRun | None = None
 
     def summary(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Return means: column, method, metric."""
@@ -113,7 +137,7 @@ class Results:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the pictures. All but "timing" is the same on every run."""
+        """Return everything but the pictures. All but "timing" and "through_node" is the same on every run."""
         return {
             **self.facts,
             "complete": not self.incomplete,
@@ -127,6 +151,7 @@ class Results:
             "pose_convention": dataclasses.asdict(self.convention),
             "frames": [_row(view) for view in self.views],
             "timing": self.timing,
+            "through_node": None if self.through_node is None else dataclasses.asdict(self.through_node),
         }
 
     def write(self, path: Path) -> None:

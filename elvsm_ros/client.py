@@ -1,4 +1,4 @@
-"""The demo's side of the ROS interface: what a third process sees of the node and asks of it."""
+"""What a third process sees of the node and asks of it: the demo's and the evaluation's side of the ROS interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseArray
 from numpy.typing import NDArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -19,7 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from elvsm.msg import Status
+from elvsm.msg import Keyframes, Status
 from elvsm.srv import RenderViews
 from elvsm_ros.conversions import (
     RGB,
@@ -54,32 +53,46 @@ class Reply:
     inside: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """The node's keyframes at one moment, oldest first: their images' stamps (nanoseconds), T_world_cam [n, 4, 4]."""
+
+    stamps: tuple[int, ...]
+    poses: NDArray[np.float64]
+
+
 class Client:
     """Watch a node and ask it for views; a context manager that joins the ROS network.
 
-    check: called again and again while something is waited for, to raise when waiting has become pointless.
-    node: the node's full name.
+    clock_topic, clock_type: messages with a header whose stamps tell how far a recording has been played. check:
+    called again and again while something is waited for, to raise when waiting has become pointless. node: the
+    node's full name. `seen` and `kept_at` tell when (seconds, monotonic clock) the clock's message of a stamp went
+    over the network, and when a keyframe of that stamp was first on the node's list.
     """
 
-    def __init__(self, camera_info_topic: str, check: Callable[[], None], node: str = "/elvsm"):
-        self._topic, self._check, self._name = camera_info_topic, check, node
+    def __init__(
+        self, clock_topic: str, check: Callable[[], None], node: str = "/elvsm", clock_type: Any = CameraInfo
+    ):
+        self._topic, self._type, self._check, self._name = clock_topic, clock_type, check, node
         self._lock = threading.Lock()
-        self._keyframes = np.zeros((0, 4, 4))
+        self._kept = Kept((), np.zeros((0, 4, 4)))
         self._status = Status()
         self._clock = 0
+        self.seen: dict[int, float] = {}
+        self.kept_at: dict[int, float] = {}
 
     def __enter__(self) -> Client:
         # Signals are this program's own business: they end the node and the player first.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("elvsm_demo", enable_rosout=False, start_parameter_services=False)
-        self._node.create_subscription(PoseArray, f"{self._name}/keyframes", self._on_keyframes, LATCHED)
+        self._node = rclpy.create_node("elvsm_client", enable_rosout=False, start_parameter_services=False)
+        self._node.create_subscription(Keyframes, f"{self._name}/keyframe_list", self._on_keyframes, LATCHED)
         self._node.create_subscription(Status, f"{self._name}/status", self._on_status, LATCHED)
-        best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._node.create_subscription(CameraInfo, self._topic, self._on_camera_info, best_effort)
+        best_effort = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._node.create_subscription(self._type, self._topic, self._on_clock, best_effort)
         self._service: Any = self._node.create_client(RenderViews, f"{self._name}/render_views")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="demo-ros", daemon=True)
+        self._thread = threading.Thread(target=self._spin, name="client-ros", daemon=True)
         self._thread.start()
         return self
 
@@ -92,8 +105,13 @@ class Client:
     @property
     def keyframes(self) -> NDArray[np.float64]:
         """T_world_cam [n, 4, 4] of the node's keyframes."""
+        return self.kept.poses
+
+    @property
+    def kept(self) -> Kept:
+        """The node's keyframes as it last told."""
         with self._lock:
-            return self._keyframes
+            return self._kept
 
     @property
     def status(self) -> Status:
@@ -102,8 +120,17 @@ class Client:
 
     @property
     def clock(self) -> int:
-        """Stamp (nanoseconds) of the newest camera_info that went over the network; 0 before the first."""
+        """Newest stamp (nanoseconds) that went over the network on the clock's topic; 0 before the first."""
         return self._clock
+
+    @property
+    def newest_seen(self) -> float:
+        """When (seconds, monotonic clock) the newest message went over the network on the clock's topic."""
+        return self.seen.get(self._clock, 0.0)
+
+    def check(self) -> None:
+        """Raise when waiting has become pointless."""
+        self._check()
 
     def wait_for_node(self, timeout: float) -> None:
         """Return when the node has loaded its model. Raises CallFailed."""
@@ -112,6 +139,17 @@ class Client:
             self._check()
             if time.monotonic() > end:
                 raise CallFailed(f"{self._name} did not become active within {timeout:g} s")
+            time.sleep(POLL)
+
+    def settle(self, look: Callable[[], None] = lambda: None, timeout: float = 10.0) -> None:
+        """Wait until the node has dealt with all it was sent. look: called meanwhile."""
+        end, quiet, before = time.monotonic() + timeout, time.monotonic(), None
+        while time.monotonic() < min(end, quiet + 1.5):
+            self._check()
+            look()
+            now = self.kept.stamps, self._status.queue_length
+            if now != before or self._status.queue_length:
+                before, quiet = now, time.monotonic()
             time.sleep(POLL)
 
     def render(
@@ -158,13 +196,19 @@ class Client:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
 
-    def _on_keyframes(self, message: PoseArray) -> None:
+    def _on_keyframes(self, message: Keyframes) -> None:
         poses = [pose_to_matrix(pose) for pose in message.poses]
+        stamps = tuple(stamp_ns(stamp) for stamp in message.stamps)
+        now = time.monotonic()
+        for stamp in stamps:
+            self.kept_at.setdefault(stamp, now)
         with self._lock:
-            self._keyframes = np.stack(poses) if poses else np.zeros((0, 4, 4))
+            self._kept = Kept(stamps, np.stack(poses) if poses else np.zeros((0, 4, 4)))
 
     def _on_status(self, message: Status) -> None:
         self._status = message
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._clock = max(self._clock, stamp_ns(message.header.stamp))
+    def _on_clock(self, message: Any) -> None:
+        stamp = stamp_ns(message.header.stamp)
+        self.seen.setdefault(stamp, time.monotonic())
+        self._clock = max(self._clock, stamp)
