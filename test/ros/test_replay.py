@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rig import CAMERA, NodeProcess, Peer, header, picture, pixels, pose_at, wait_until
+from rig import CAMERA, NodeProcess, Peer, picture, pixels, pose_at, wait_until
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
@@ -102,7 +102,7 @@ def played(node: tuple[NodeProcess, Peer, list[Keyframes]], recording: Path, dis
         for i in itertools.count():
             if done.wait(0.01):
                 return
-            poses = [conversions.matrix_to_pose(pose_at(0.01 * (i % 300)))] * (1 + i % 5)
+            poses = [conversions.matrix_to_pose(pose_at(0.01 * (i % 300)))] * (1 + 60 * (i % 2))
             peer.call(RenderViews, "/elvsm/render_views", RenderViews.Request(poses=poses))
 
     asking = threading.Thread(target=ask)
@@ -172,7 +172,7 @@ def offline(recording: Path, model: Path) -> Outcome:
     context = Context(settings, "map", intake.camera, engine.native_size, engine.patch_size)
     poses = [conversions.matrix_to_pose(T) for T in TARGETS]
     query = requests.parse(context, "", poses, CameraInfo(), 0, 0, 0, "")
-    rendered = engine.render(query, 90, header(0, "x"))
+    rendered = engine.render(query)
     return Outcome(list(stamps.values()), engine.scene.poses, np.stack(rendered.images))
 
 
