@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ import rclpy
 import torch
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseArray, PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -82,10 +86,10 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
 
 
 class NodeProcess:
-    """`python -m elvsm_ros.node` with parameters, its output kept."""
+    """`python -m elvsm_ros.node` with parameters, its output kept. program: what Python runs instead."""
 
-    def __init__(self, *arguments: str, **parameters: Any):
-        command = [sys.executable, "-m", "elvsm_ros.node", "--ros-args", *arguments]
+    def __init__(self, *arguments: str, program: Sequence[str] = ("-m", "elvsm_ros.node"), **parameters: Any):
+        command = [sys.executable, *program, "--ros-args", *arguments]
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
         environment = dict(os.environ, RCUTILS_LOGGING_BUFFERED_STREAM="0")
@@ -263,6 +267,26 @@ class Peer:
         self.wait_for_status(
             lambda s: s.keyframes_inserted > before, f"more than {before} keyframes inserted"
         )
+
+
+def change(peer: Peer, transition: int, timeout: float = 60.0) -> bool:
+    """Have the node change its state (lifecycle_msgs/Transition), and return whether it did."""
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return peer.call(ChangeState, "/elvsm/change_state", request, timeout).success
+
+
+def state(peer: Peer) -> int:
+    """Return the node's state (lifecycle_msgs/State)."""
+    return peer.call(GetState, "/elvsm/get_state", GetState.Request()).current_state.id
+
+
+def set_parameters(peer: Peer, values: dict[str, Any]) -> list[str]:
+    """Set parameters of the node, and return the reasons of those that were refused."""
+    request = SetParameters.Request(
+        parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    )
+    results = peer.call(SetParameters, "/elvsm/set_parameters", request).results
+    return [result.reason for result in results if not result.successful]
 
 
 def pixels(message: Image) -> np.ndarray:

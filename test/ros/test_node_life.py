@@ -12,24 +12,13 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
-from rig import NodeProcess, Peer, picture, pose_at, wait_until
+from lifecycle_msgs.srv import ChangeState
+from rig import NodeProcess, Peer, change, picture, pose_at, set_parameters, state, wait_until
 
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 
 Start = Callable[..., NodeProcess]
-
-
-def change(peer: Peer, transition: int, timeout: float = 60.0) -> bool:
-    request = ChangeState.Request(transition=Transition(id=transition))
-    return peer.call(ChangeState, "/elvsm/change_state", request, timeout).success
-
-
-def state(peer: Peer) -> int:
-    return peer.call(GetState, "/elvsm/get_state", GetState.Request()).current_state.id
 
 
 def services(peer: Peer) -> set[str]:
@@ -72,15 +61,6 @@ def test_lifecycle(start_node: Start, peer: Peer) -> None:
     assert state(peer) == State.PRIMARY_STATE_FINALIZED
     status, _ = node.signal(signal.SIGTERM)
     assert status == 0 and "Traceback" not in node.output, node.output
-
-
-def set_parameters(peer: Peer, values: dict[str, Any]) -> list[str]:
-    """Set parameters of the node, and return the reasons of those that were refused."""
-    request = SetParameters.Request(
-        parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-    )
-    results = peer.call(SetParameters, "/elvsm/set_parameters", request).results
-    return [result.reason for result in results if not result.successful]
 
 
 def test_what_cannot_be_configured_is_named_and_can_be_corrected(

@@ -26,6 +26,7 @@ from rig import (
     pose_at,
     wait_until,
 )
+from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
 import elvsm_core as ec
@@ -158,6 +159,9 @@ def view(peer: Peer, x: float = 0.6) -> np.ndarray:
 
 
 def test_a_scene_comes_back_as_it_was(pair: Pair, peer: Peer, lists: list[Keyframes], folder: Path) -> None:
+    clouds: list[PointCloud2] = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    peer.node.create_subscription(PointCloud2, "/elvsm/keyframe_cloud", clouds.append, latched)
     wait_until(lambda: lists and len(lists[-1].ids) == 4, "a list of four keyframes")
     before, listed = view(peer), lists[-1]
     answer = save(peer, "kitchen")
@@ -174,6 +178,13 @@ def test_a_scene_comes_back_as_it_was(pair: Pair, peer: Peer, lists: list[Keyfra
     assert answer.success and answer.keyframes == 4, answer.message
     wait_until(lambda: lists[-1].ids == listed.ids, "the list of keyframes as it was")
     assert lists[-1].stamps == listed.stamps and lists[-1].poses == listed.poses
+    wait_until(lambda: clouds and clouds[-1].width == 4, "a cloud of four keyframes")
+    points = np.frombuffer(clouds[-1].data, "<u4").reshape(4, 5)
+    assert points[:, 4].tolist() == list(listed.ids)
+    np.testing.assert_array_equal(points.view("<f4")[:, 0], [0.0, 0.5, 1.0, 1.5])
+    for colour, i in zip(points[:, 3], range(4), strict=True):
+        mean = picture(i)[:, 16:80].reshape(-1, 3).mean(0)  # what a keyframe keeps
+        assert np.abs([colour >> 16, colour >> 8 & 255, colour & 255] - mean).max() < 6
     np.testing.assert_array_equal(view(peer), before)
     peer.wait_for_status(lambda s: s.keyframes == 4, "four keyframes")
     # Places are taken as they were, the one of the scene between is free, and ids are new.
