@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage
-from std_msgs.msg import Header
 
 import elvsm_core as ec
+from elvsm_core.scene import Plan
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.corrections import Corrected, Correction
 from elvsm_ros.feed import Colour
 from elvsm_ros.intake import Candidate
 from elvsm_ros.keyframe_topics import mean_colour
+from elvsm_ros.pace import Decode, Pace
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
+from elvsm_ros.serving import GROUP, Rendering
 from elvsm_ros.stats import Window
+
+log = logging.getLogger(__name__)
+
+WARM_VIEWS = 8
+"""Requests that use up to so many keyframes find everything prepared; others cost some milliseconds once."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,10 +41,9 @@ class Inserted:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rendered:
-    """An answer: uint8 RGB [H, W, 3] each or, for a compressed encoding, messages; support; views used."""
+    """An answer: uint8 RGB [H, W, 3] each at the size asked for; support; views used."""
 
     images: list[NDArray[np.uint8]]
-    compressed: list[CompressedImage]
     support: NDArray[np.float32]
     views: list[int]
 
@@ -60,15 +66,10 @@ class Engine:
         self.patch_size: int = self.model.config.patch_size
         self.device = str(self.model.device)
         self.insert_ms = Window()
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Run both halves once, so that the first keyframe does not wait for kernels to be chosen."""
-        height, width = self.native_size
-        camera = ec.Camera(width, width, width / 2, height / 2, width, height, np.eye(4))
-        self.scene.insert(np.zeros((height, width, 3), np.uint8), camera)
-        self.scene.render([camera])
-        self.scene.clear()
+        self._pace = Pace(most=GROUP)
+        most = min(settings.max_views or settings.capacity, settings.capacity)
+        # So that neither the first keyframe nor the first requests wait for kernels to be chosen.
+        self.scene.warm_up(view_counts=range(1, min(most, WARM_VIEWS) + 1))
 
     def insert(self, candidate: Candidate) -> Inserted:
         """Decode an image and make it a keyframe. Raises ValueError for a bad one and leaves the scene."""
@@ -98,24 +99,62 @@ class Engine:
         self.scene.update_poses(moved)
         return Corrected(moved, unknown)
 
-    def render(self, query: Query, quality: int, header: Header) -> Rendered:
-        """Answer a query. Raises RequestError before the first keyframe."""
+    def render(self, query: Query) -> Rendered:
+        """Answer a query at once. Raises as `serve` does."""
+        wanted = query.camera
+        task = Rendering(
+            query, lambda images: [conversions.resize(i, wanted.width, wanted.height) for i in images]
+        )
+        while task.begin():
+            self.serve(task, [])
+        answer = task.future.result()
+        return Rendered(answer.messages, answer.support, answer.views)
+
+    def serve(self, task: Rendering, waiting: list[Rendering]) -> None:
+        """Render the next targets of a request, and of such as wait and can be decoded along with it.
+
+        Only requests that use the same keyframes in the same frame share a decode, so that what one gets does
+        not depend on who else asks. Raises RequestError before the first keyframe.
+        """
         if not len(self.scene):
             raise RequestError(
                 "there is no keyframe yet: wait until images with poses have arrived (see ~/status)"
             )
-        wanted = query.camera
-        height, width = query.render_size
-        camera = wanted.stretched(width, height)
-        rendering = self.scene.render(
-            [_camera(camera, T) for T in query.T_world_cam], max_views=query.max_views
-        )
-        images = [conversions.resize(image, wanted.width, wanted.height) for image in rendering.images]
-        compressed = []
-        if query.encoding != "rgb8":
-            compressed = [conversions.rgb_to_compressed(i, header, query.encoding, quality) for i in images]
-            images = []
-        return Rendered(images, compressed, rendering.support, rendering.views)
+        limit = self._pace.targets
+        plan, shared = task.plan(self.scene), [(task, task.left(limit))]
+        for other in waiting:
+            room = limit - sum(len(cameras) for _, cameras in shared)
+            if room < 1 or plan.frame is not None:
+                break
+            if other.fits(task) and other.plan(self.scene) == plan and other.begin():
+                shared.append((other, other.left(room)))
+        self._pace.make_room()
+        try:
+            self._decode(shared, plan)
+        except Exception:
+            if len(shared) == 1:
+                raise
+            self._decode(shared[:1], plan)  # nobody else's fault, at least
+
+    def _decode(self, shared: list[tuple[Rendering, list[ec.Camera]]], plan: Plan) -> None:
+        cameras = [camera for _, part in shared for camera in part]
+        start, first = time.perf_counter(), 0
+        decode = Decode(self.scene.render_async(cameras, plan=plan))
+        for request, part in shared:
+            request.take(decode, first, len(part))
+            first += len(part)
+        self._pace.add(decode, len(cameras), start)
+
+    def tidy(self) -> bool:
+        """Do a little of what can wait until nobody asks for anything. Returns whether more is left.
+
+        Encodes a keyframe that a correction moved, or prepares for a kind of request that came unprepared.
+        """
+        try:
+            return bool(self.scene.encode_stale(1) or self.scene.capture_missing(1))
+        except Exception as error:  # what needs it will be told
+            log.warning("work for idle times failed: %s", error)
+            return False
 
     def clear(self) -> int:
         """Forget all keyframes, and return how many they were."""

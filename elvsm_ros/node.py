@@ -97,8 +97,9 @@ class ElvsmNode(LifecycleNode):
             self.settings = settings = parameters.read(self)
             self._fault = ""
             self._worker = Worker(
-                lambda: _build_engine(settings), settings.insert_queue, settings.render_queue, "elvsm-device"
-            )
+                lambda: _build_engine(settings), settings.insert_queue, settings.render_queue, "elvsm-device",
+                idle=lambda engine: engine.tidy(),
+            )  # fmt: skip
             while not self._worker.started.done():
                 if not self.context.ok():
                     return Result.FAILURE
@@ -185,6 +186,7 @@ class ElvsmNode(LifecycleNode):
         self._intake = Intake(self.settings, admit, self._reports, self._tf)
         self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._on_keyframes)
         self._desk = RenderDesk(worker, self._request_context, self._reports, later)
+        self._entities.append(self._desk.close)
         name = self.settings.model
         self._files = SceneFiles(
             worker, self._feed, self._intake, self._reports, lambda: self.settings,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import array
+import functools
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CameraInfo, Image
@@ -17,11 +18,16 @@ from elvsm_ros import conversions, requests
 from elvsm_ros.feed import Wait
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context, Query
+from elvsm_ros.serving import RGB, Answer, Rendering
 from elvsm_ros.stats import Window
 from elvsm_ros.worker import BusyError, StoppedError, Worker
 
 if TYPE_CHECKING:
-    from elvsm_ros.engine import Engine, Rendered
+    from elvsm_ros.engine import Engine
+
+
+FINISHERS = 2
+"""Threads that resize and compress images."""
 
 
 class RenderDesk:
@@ -39,9 +45,30 @@ class RenderDesk:
         later: Callable[..., None],
     ):
         self._worker, self._context, self._reports, self._later = worker, context, reports, later
+        self._pool = ThreadPoolExecutor(FINISHERS, "elvsm-answers")
         self.latency_ms = Window()
         self.renders = 0
         self.failures = 0
+
+    def close(self) -> None:
+        """Give up the answers that are not complete."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def render(self, query: Query, header: Header, latest: str | None = None) -> Future[Answer]:
+        """Have a query rendered, and images or compressed images made of it, with the header.
+
+        latest: replaces the one of that name that still waits. Raises BusyError or StoppedError.
+        """
+        quality = self._context().settings.jpeg_quality
+        finish = functools.partial(_messages, query, header, quality)
+        # What takes longer than the way to another thread is done there: the device's has other requests.
+        width, height = query.camera.width, query.camera.height
+        quick = (
+            query.encoding == "rgb8" and query.render_size == (height, width) and len(query.T_world_cam) == 1
+        )
+        task = Rendering(query, finish, None if quick else self._pool, latest)
+        self._worker.submit(task)
+        return task.future
 
     async def answer(
         self, request: RenderViews.Request, response: RenderViews.Response, header: Header, wait: Wait
@@ -54,16 +81,18 @@ class RenderDesk:
                 self._context(), request.header.frame_id, request.poses, request.camera_info, *size,
                 request.max_views, request.encoding,
             )  # fmt: skip
-            rendered: Rendered = await wait(self._call(query, header))
+            answer: Answer = await wait(self.render(query, header))
         except Exception as error:
             response.message = self._failed(error)
             return response
         response.success = True
-        response.images = [conversions.rgb_to_image(image, header) for image in rendered.images]
-        response.compressed_images = rendered.compressed
-        response.support = array.array("f", rendered.support)
-        response.views_used = len(rendered.views)
-        response.latency_ms = self._succeeded(len(rendered.support), start)
+        if query.encoding == "rgb8":
+            response.images = answer.messages
+        else:
+            response.compressed_images = answer.messages
+        response.support = array.array("f", answer.support)
+        response.views_used = len(answer.views)
+        response.latency_ms = self._succeeded(len(answer.support), start)
         return response
 
     def follow(
@@ -76,27 +105,22 @@ class RenderDesk:
             query = requests.parse(
                 self._context(), message.header.frame_id, [message.pose], CameraInfo(), width, height, 0, ""
             )
-            future = self._call(query, header, latest="render_pose")
+            future = self.render(query, header, latest="render_pose")
         except Exception as error:
             self._failed(error)
             return
 
-        def on_rendered(done: Future[Rendered]) -> None:
+        def on_rendered(done: Future[Answer]) -> None:
             if done.cancelled():  # a newer pose took its place
                 return
             error = done.exception()
             if error is not None:
                 self._failed(error)
                 return
-            image = conversions.rgb_to_image(done.result().images[0], header)
-            publish(image, conversions.camera_info(query.camera, header))
+            publish(done.result().messages[0], conversions.camera_info(query.camera, header))
             self._succeeded(1, start)
 
         future.add_done_callback(lambda done: self._later(on_rendered, done))
-
-    def _call(self, query: Query, header: Header, latest: str | None = None) -> Future[Rendered]:
-        settings = self._context().settings
-        return self._worker.call(lambda engine: engine.render(query, settings.jpeg_quality, header), latest)
 
     def _succeeded(self, views: int, start: float) -> float:
         latency = (time.perf_counter() - start) * 1e3
@@ -112,3 +136,11 @@ class RenderDesk:
             self._reports.add("render", str(error))
             return str(error)
         return self._reports.fault("rendering failed", error)
+
+
+def _messages(query: Query, header: Header, quality: int, images: Sequence[RGB]) -> list[Any]:
+    """Make the messages of an answer: Image or CompressedImage."""
+    sized = [conversions.resize(image, query.camera.width, query.camera.height) for image in images]
+    if query.encoding == "rgb8":
+        return [conversions.rgb_to_image(image, header) for image in sized]
+    return [conversions.rgb_to_compressed(image, header, query.encoding, quality) for image in sized]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+QUIET = 0.02
+"""Seconds without a job after which there is time for what can wait."""
 
 
 class BusyError(RuntimeError):
@@ -20,6 +26,64 @@ class StoppedError(RuntimeError):
     """The worker has been stopped."""
 
 
+class Task(Generic[T]):
+    """A call that is done in pieces, between which others get their turn. To be subclassed.
+
+    future: of the outcome; `step` sees to it that it is completed, on whatever thread. name: see
+    `Worker.call`, `latest`.
+    """
+
+    urgent = False
+
+    def __init__(self, name: str | None = None) -> None:
+        self.future: Future[Any] = Future()
+        self.name = name
+        self._begun = False
+
+    def step(self, thing: T, waiting: list[Task[T]]) -> None:
+        """Do the next piece, on the worker's thread. What it raises becomes the outcome.
+
+        waiting: the tasks that would come next, none behind a plain call; their next pieces may be done along
+        with this one (`begin` first).
+        """
+        raise NotImplementedError
+
+    @property
+    def finished(self) -> bool:
+        """Whether no piece is left for the worker."""
+        raise NotImplementedError
+
+    def begin(self) -> bool:
+        """Tell whether to go on: False for a task that was cancelled, has failed or is finished.
+
+        After True it cannot be cancelled any more.
+        """
+        if self.future.done() or self.finished:
+            return False
+        self._begun = self._begun or self.future.set_running_or_notify_cancel()
+        return self._begun
+
+    def succeed(self, result: Any) -> None:
+        """Complete the future, unless it is completed."""
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Complete the future with an error, unless it is completed."""
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    """A plain call or an offer, in the line."""
+
+    work: Callable[[Any], Any]
+    future: Future
+    name: str | None = None
+    urgent: bool = False
+
+
 class Worker(Generic[T]):
     """Run jobs on a thing that one thread makes, owns and alone touches.
 
@@ -28,17 +92,28 @@ class Worker(Generic[T]):
 
     Two lines of jobs are served in turn, so that neither waits for the other to run dry:
     * `offer`: at most `offers` wait; the oldest gives way to a new one, and its future is cancelled;
-    * `call`: first come, first served, at most `calls` wait; with `latest`, a new job takes the place of the
-      one with the same name that still waits.
+    * `call` and `submit`: first come, first served, at most `calls` wait; with `latest`, a new one takes the
+      place of the one with the same name that still waits. A task gets one piece at a time and goes behind
+      the tasks that follow it; plain calls keep their order, among each other and to the tasks around them.
+
+    idle: called with the thing when nothing waits and nothing came for a moment, again and again while it
+    returns True; when it has returned False, not before another job was done. It must not raise.
 
     Callbacks of futures run on the thread (or on the one that cancels): keep them short.
     """
 
-    def __init__(self, make: Callable[[], T], offers: int = 4, calls: int = 256, name: str = "worker"):
-        self._make, self._offers_limit, self._calls_limit = make, offers, calls
+    def __init__(
+        self,
+        make: Callable[[], T],
+        offers: int = 4,
+        calls: int = 256,
+        name: str = "worker",
+        idle: Callable[[T], bool] = lambda thing: False,
+    ):
+        self._make, self._offers_limit, self._calls_limit, self._idle = make, offers, calls, idle
         self._condition = threading.Condition()
-        self._offers: collections.deque[tuple[Callable[[T], Any], Future]] = collections.deque()
-        self._calls: collections.deque[tuple[Callable[[T], Any], Future, str | None]] = collections.deque()
+        self._offers: collections.deque[_Job] = collections.deque()
+        self._calls: collections.deque[_Job | Task[T]] = collections.deque()
         self._call_next = True
         self._stopping = False
         self.started: Future[None] = Future()
@@ -51,9 +126,9 @@ class Worker(Generic[T]):
         future: Future[R] = Future()
         with self._condition:
             self._check()
-            self._offers.append((job, future))
+            self._offers.append(_Job(job, future))
             while len(self._offers) > self._offers_limit:
-                given_up.append(self._offers.popleft()[1])
+                given_up.append(self._offers.popleft().future)
             self._condition.notify()
         for old in given_up:
             old.cancel()
@@ -65,36 +140,43 @@ class Worker(Generic[T]):
         Raises BusyError when too many wait.
         """
         future: Future[R] = Future()
+        self._line_up(_Job(job, future, latest, urgent))
+        return future
+
+    def submit(self, task: Task[T]) -> None:
+        """Queue a task, as `call` does a job."""
+        self._line_up(task)
+
+    def _line_up(self, entry: _Job | Task[T]) -> None:
         replaced = None
         with self._condition:
             self._check()
-            if urgent:
-                self._calls.appendleft((job, future, None))
+            if entry.urgent:
+                self._calls.appendleft(entry)
                 self._call_next = True
                 self._condition.notify()
-                return future
-            for index, (_, old, name) in enumerate(self._calls):
-                if latest is not None and name == latest:
-                    replaced = old
-                    self._calls[index] = (job, future, latest)
+                return
+            for index, old in enumerate(self._calls):
+                if entry.name is not None and entry.name == old.name:
+                    replaced = old.future
+                    self._calls[index] = entry
                     break
             else:
                 if len(self._calls) >= self._calls_limit:
                     raise BusyError(
                         f"{len(self._calls)} requests wait already: ask again later, or less often"
                     )
-                self._calls.append((job, future, latest))
+                self._calls.append(entry)
             self._condition.notify()
         if replaced is not None:
             replaced.cancel()
-        return future
 
     def clear_offers(self) -> int:
         """Cancel the offers that wait, and return how many they were."""
         with self._condition:
             waiting, self._offers = list(self._offers), collections.deque()
-        for _, future in waiting:
-            future.cancel()
+        for job in waiting:
+            job.future.cancel()
         return len(waiting)
 
     def __len__(self) -> int:
@@ -124,37 +206,78 @@ class Worker(Generic[T]):
             self.started.set_exception(error)
             return
         self.started.set_result(None)
+        restless = True
         while True:
             with self._condition:
                 while not (self._offers or self._calls or self._stopping):
-                    self._condition.wait()
+                    if not self._condition.wait(QUIET if restless else None):
+                        break
                 if self._stopping:
                     return
-                job, future = self._next()
-            if not future.set_running_or_notify_cancel():
+                entry, together = self._next() if self._offers or self._calls else (None, [])
+            if entry is None:
+                restless = self._idle(thing)
                 continue
-            try:
-                result = job(thing)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-                del result
+            restless = True
+            if isinstance(entry, Task):
+                self._do_piece(thing, entry, together)
+            elif entry.future.set_running_or_notify_cancel():
+                try:
+                    result = entry.work(thing)
+                except BaseException as error:
+                    entry.future.set_exception(error)
+                else:
+                    entry.future.set_result(result)
+                    del result
             # Not kept until the next job comes: they may hold images.
-            del job, future
+            del entry, together
 
-    def _next(self) -> tuple[Callable[[T], Any], Future]:
+    def _do_piece(self, thing: T, task: Task[T], together: list[Task[T]]) -> None:
+        if not task.begin():
+            return
+        try:
+            task.step(thing, together)
+        except BaseException as error:
+            task.fail(error)
+            return
+        with self._condition:
+            # Others may have come to their end along with it.
+            self._calls = collections.deque(
+                e for e in self._calls if not (isinstance(e, Task) and e.finished)
+            )
+            if task.finished:
+                return
+            if self._stopping:
+                task.fail(StoppedError("the worker has been stopped"))
+                return
+            # Behind the tasks that follow it, before the plain call that came after it; urgent ones came out of turn.
+            place = 0
+            while place < len(self._calls):
+                entry = self._calls[place]
+                if isinstance(entry, _Job) and not entry.urgent:
+                    break
+                place += 1
+            self._calls.insert(place, task)
+
+    def _next(self) -> tuple[_Job | Task[T], list[Task[T]]]:
         take_call = bool(self._calls) and (self._call_next or not self._offers)
         self._call_next = not take_call
-        if take_call:
-            job, future, _ = self._calls.popleft()
-            return job, future
-        return self._offers.popleft()
+        if not take_call:
+            return self._offers.popleft(), []
+        entry = self._calls.popleft()
+        together: list[Task[T]] = []
+        if isinstance(entry, Task):
+            for other in self._calls:
+                if isinstance(other, _Job):
+                    break
+                together.append(other)
+        return entry, together
 
     def _cancel_waiting(self) -> None:
         with self._condition:
-            waiting = [future for _, future in self._offers] + [future for _, future, _ in self._calls]
+            waiting = [*self._offers, *self._calls]
             self._offers.clear()
             self._calls.clear()
-        for future in waiting:
-            future.cancel()
+        for entry in waiting:
+            if not entry.future.cancel() and isinstance(entry, Task):
+                entry.fail(StoppedError("the worker has been stopped"))

@@ -94,7 +94,7 @@ class Rig:
         context = requests.Context(self.settings, "map", CAMERA, (32, 32), 8)
         pose = conversions.matrix_to_pose(T)
         query = requests.parse(context, "", [pose], CameraInfo(), 0, 0, 0, "")
-        rendered = self.worker.call(lambda engine: engine.render(query, 90, header(0, "x"))).result(PATIENCE)
+        rendered = self.worker.call(lambda engine: engine.render(query)).result(PATIENCE)
         return rendered.images[0]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
 
-from elvsm_ros.worker import BusyError, StoppedError, Worker
+from elvsm_ros.worker import BusyError, StoppedError, Task, Worker
 
 PATIENCE = 20
 
@@ -140,3 +141,132 @@ def test_a_thing_that_cannot_be_made_is_told_and_nothing_hangs() -> None:
     with pytest.raises(StoppedError):
         worker.offer(lambda log: None)
     assert worker.stop(PATIENCE)
+
+
+class Steps(Task[Log]):
+    """A task of several pieces; with `along`, pieces of the tasks that wait are done with it."""
+
+    def __init__(self, what: str, count: int, along: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
+        self.what, self.count, self.done, self.along = what, count, 0, along
+
+    @property
+    def finished(self) -> bool:
+        return self.done == self.count
+
+    def advance(self, log: Log) -> None:
+        self.done += 1
+        log.note(f"{self.what}{self.done}")
+        if self.finished:
+            self.succeed(self.what)
+
+    def step(self, thing: Log, waiting: list[Task[Log]]) -> None:
+        self.advance(thing)
+        for other in waiting if self.along else []:
+            if isinstance(other, Steps) and other.begin():
+                other.advance(thing)
+
+
+def test_pieces_of_tasks_take_turns_and_plain_calls_keep_their_place(worker: Worker[Log]) -> None:
+    leave, _ = blocked(worker)
+    large, small, after = Steps("a", 3), Steps("b", 1), Steps("c", 1)
+    offers = [worker.offer(lambda log, i=i: log.note(f"offer {i}")) for i in range(2)]
+    worker.submit(large)
+    worker.submit(small)
+    call = worker.call(lambda log: log.note("call"))
+    leave.set()
+    call.result(PATIENCE)
+    worker.submit(after)
+    for future in (large.future, small.future, *offers):
+        future.result(PATIENCE)
+    assert after.future.result(PATIENCE) == "c"
+    order = worker.call(lambda log: list(log)).result(PATIENCE)
+    # The call came after both tasks and sees them done, however many pieces they had.
+    assert order == ["offer 0", "a1", "offer 1", "b1", "a2", "a3", "call", "c1"]
+
+
+def test_tasks_are_advanced_along_with_another_and_none_is_done_twice(worker: Worker[Log]) -> None:
+    leave, _ = blocked(worker)
+    first, second, third = Steps("a", 2, along=True), Steps("b", 1), Steps("c", 2)
+    for task in (first, second, third):
+        worker.submit(task)
+    third.future.cancel()
+    leave.set()
+    assert first.future.result(PATIENCE) == "a" and second.future.result(PATIENCE) == "b"
+    assert worker.call(lambda log: list(log)).result(PATIENCE) == ["a1", "b1", "a2"]
+    assert third.future.cancelled() and not len(worker)
+
+
+def test_an_urgent_call_comes_between_the_pieces_of_a_task(worker: Worker[Log]) -> None:
+    task = Steps("a", 3)
+
+    def step(thing: Log, waiting: list[Task[Log]]) -> None:
+        task.advance(thing)
+        if task.done == 1:
+            worker.call(lambda log: log.note("urgent"), urgent=True)
+
+    task.step = step  # type: ignore[method-assign]
+    worker.submit(task)
+    task.future.result(PATIENCE)
+    assert worker.call(lambda log: list(log)).result(PATIENCE) == ["a1", "urgent", "a2", "a3"]
+
+
+def test_a_task_that_fails_ends_and_a_newer_one_of_its_name_replaces_it(worker: Worker[Log]) -> None:
+    def fail(thing: Log, waiting: list[Task[Log]]) -> None:
+        raise OSError("bad")
+
+    leave, _ = blocked(worker)
+    old, new = Steps("a", 1, name="pose"), Steps("b", 2, name="pose")
+    worker.submit(old)
+    worker.submit(new)
+    assert old.future.cancelled() and len(worker) == 1
+    new.step = fail  # type: ignore[method-assign]
+    leave.set()
+    with pytest.raises(OSError, match="bad"):
+        new.future.result(PATIENCE)
+    assert worker.call(lambda log: list(log)).result(PATIENCE) == [] and not len(worker)
+
+
+def test_stop_ends_a_task_between_two_pieces() -> None:
+    worker: Worker[Log] = Worker(Log)
+    entered, leave = threading.Event(), threading.Event()
+    task = Steps("a", 1000)
+
+    def step(thing: Log, waiting: list[Task[Log]]) -> None:
+        task.advance(thing)
+        entered.set()
+        leave.wait(PATIENCE)
+
+    task.step = step  # type: ignore[method-assign]
+    worker.submit(task)
+    assert entered.wait(PATIENCE)
+    assert worker.stop(timeout=0.01) is False
+    leave.set()
+    with pytest.raises(StoppedError):
+        task.future.result(PATIENCE)
+    assert worker.stop(PATIENCE) and task.done == 1
+
+
+def test_idle_work_is_done_when_nothing_waits_until_it_says_so() -> None:
+    left = 3
+
+    def idle(log: Log) -> bool:
+        nonlocal left
+        if left:
+            left -= 1
+            log.note("idle")
+        return left > 0
+
+    worker: Worker[Log] = Worker(Log, idle=idle)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while left and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert worker.call(lambda log: list(log)).result(PATIENCE) == ["idle"] * 3
+        left = 1  # more to do, as another job found out
+        worker.call(lambda log: None).result(PATIENCE)
+        while left and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert worker.call(lambda log: len(log)).result(PATIENCE) == 4
+    finally:
+        assert worker.stop(PATIENCE)
