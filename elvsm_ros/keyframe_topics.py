@@ -23,8 +23,9 @@ SHARE = 0.1
 
 
 def mean_colour(rgb: NDArray[np.uint8]) -> Colour:
-    """Return the mean of an image [H, W, 3], RGB, by every fourth pixel of every fourth row."""
-    red, green, blue = rgb[::4, ::4].reshape(-1, 3).mean(0)
+    """Return the mean of an image [H, W, 3], RGB; of a large one by a grid of its pixels."""
+    step = max(1, min(rgb.shape[:2]) // 64)
+    red, green, blue = rgb[step // 2 :: step, step // 2 :: step].reshape(-1, 3).mean(0)
     return round(red), round(green), round(blue)
 
 
