@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
@@ -36,6 +37,8 @@ SERVICES = {
     "render_views": RenderViews, "reset": Trigger, "pause": SetBool, "save_scene": SaveScene,
     "load_scene": LoadScene,
 }  # fmt: skip
+DEVICE_STATUS = "elvsm: device"
+"""Name of the node's status on /diagnostics that tells of memory."""
 Done = Callable[[Any, str], None]
 """Takes the answer and "", or None and what went wrong."""
 
@@ -72,6 +75,8 @@ class Link:
         self.connected = False
         self.status: Status | None = None
         self.held = NOTHING
+        self.memory: list[tuple[str, str]] = []
+        """What /diagnostics says of memory: names and amounts."""
         self.camera: Intrinsics | None = None
         """The node's camera as far as camera_info tells: for drawing only."""
 
@@ -81,6 +86,7 @@ class Link:
         self.node = node = rclpy.create_node("elvsm_viewer", enable_rosout=False)
         node.create_subscription(Keyframes, f"{self.name}/keyframe_list", self._on_keyframes, LATCHED)
         node.create_subscription(Status, f"{self.name}/status", self._on_status, LATCHED)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         node.create_subscription(CameraInfo, "camera_info", self._on_camera_info, BEST_EFFORT)
         self._clients = {n: node.create_client(kind, f"{self.name}/{n}") for n, kind in SERVICES.items()}
         self.trajectory = ActionClient(
@@ -176,6 +182,11 @@ class Link:
             if not message.keyframes:
                 self.held = NOTHING
             self._fail_all(f"{self.name} was started again")
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == DEVICE_STATUS:
+                self.memory = [(pair.key, pair.value) for pair in status.values if "memory" in pair.key]
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         with contextlib.suppress(ConversionError):

@@ -144,7 +144,10 @@ class Page:
             self._said_at = now if self._said is not None else -math.inf
             self._said = status.last_error
         news = self._said or "" if now - self._said_at < NEWS else ""
-        self._set(self._numbers, words.numbers(self._shown_row(), rate, self._complaint, status, news))
+        self._set(
+            self._numbers,
+            words.numbers(self._shown_row(), rate, self._complaint, status, news, self._link.memory),
+        )
         self._node.tick()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 
 from elvsm.msg import Status
 
@@ -24,11 +25,13 @@ def numbers(
     complaint: str,
     status: Status | None,
     news: str = "",
+    memory: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Tabulate pictures and scene.
 
     shown: round trip and time inside the node (ms), support, views used of the newest picture. rate: pictures per
     second. complaint: why there is none, or empty. news: what went wrong in the node just now, or empty.
+    memory: names and amounts.
     """
     rows = []
     if shown is not None:
@@ -45,20 +48,10 @@ def numbers(
         if not math.isnan(status.insert_ms_p50):
             rows.append(("insertion", f"{status.insert_ms_p50:.0f} ms"))
         rows.append(("queue", f"{status.queue_length}"))
-        rows += memory(status)
+    rows += memory
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
     if complaint:
         table += f"\n\n**No new picture:** {complaint}"
     if news and news != complaint:
         table += f"\n\n**The node says:** {textwrap.shorten(news, 220)}"
     return table
-
-
-def memory(status: Status) -> list[tuple[str, str]]:
-    """Return rows about memory, as far as the node's status tells."""
-    found = []
-    for field in status.get_fields_and_field_types():
-        if "memory" in field or field.endswith("_bytes"):
-            name = field.removesuffix("_bytes").replace("_", " ")
-            found.append((name, f"{getattr(status, field) / 2**20:.0f} MB"))
-    return found

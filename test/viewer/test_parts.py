@@ -117,8 +117,17 @@ def test_the_page_says_what_is_the_matter() -> None:
     assert "/cam does not answer" in words.state("/cam", False, None)
     status = Status(model="demo", device="cpu", paused=True, keyframes=7, insert_ms_p50=math.nan)
     assert "paused" in words.state("/cam", True, status)
-    text = words.numbers((120.0, 100.0, 0.5, 3), 4.0, "no keyframe yet", status, "waiting for images")
-    for part in ("120 ms", "50 %", "| 7, ", "**No new picture:** no keyframe yet", "waiting for images"):
+    text = words.numbers(
+        (120.0, 100.0, 0.5, 3), 4.0, "no keyframe yet", status, "waiting for images", [("memory", "3 MiB")]
+    )
+    for part in (
+        "| memory | 3 MiB |",
+        "120 ms",
+        "50 %",
+        "| 7, ",
+        "**No new picture:** no keyframe yet",
+        "waiting for images",
+    ):
         assert part in text
     assert "nan" not in text
 
