@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from elvsm_ros.bag_reader import CAMERA_INFO, COMPRESSED, POSE, SECOND, Streams, Topic
@@ -69,6 +70,12 @@ class CameraBagWriter:
         header = Header(stamp=_time(stamp), frame_id=self.camera_frame)
         self._write(STREAMS.image, stamp, rgb_to_compressed(rgb, header, "jpeg", quality))
         self._write(STREAMS.camera_info, stamp, camera_info(camera, header))
+
+    def add_encoded(self, stamp: int, data: bytes, encoding: str, camera: Intrinsics) -> None:
+        """Write an image that is encoded already ("jpeg" or "png", RGB) as it is, after its CameraInfo."""
+        header = Header(stamp=_time(stamp), frame_id=self.camera_frame)
+        self._write(STREAMS.camera_info, stamp, camera_info(camera, header))
+        self._write(STREAMS.image, stamp, CompressedImage(header=header, format=encoding, data=data))
 
     def add_pose(self, stamp: int, T_world_cam: NDArray[np.float64]) -> None:
         """Write a pose of the camera's optical frame, 4x4 in metres."""
