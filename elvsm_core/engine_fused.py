@@ -150,7 +150,7 @@ class FusedEngine(Engine):
 
     def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
         cameras = self._request.floats[: 16 * targets].view(targets, 16)
-        gathered = None if direct else self._room(views)
+        gathered = None if direct else self._room(self._network.room(views, targets))
         return self._network.decode(cameras, padded, self.cache.store, self._request.ints[:views], gathered)
 
     def _paint(self, views: int, direct: bool, targets: int, size: tuple[int, int]) -> Tensor:
@@ -159,13 +159,13 @@ class FusedEngine(Engine):
         return ops.paint(logits, targets, padded, size, self.model.config.patch_size)
 
     def _room(self, views: int) -> Tensor:
-        """Return room for the views of one layer; it stays where it is unless more are asked for."""
+        """Return room for so many views of one layer; it stays where it is unless more are asked for."""
         numbers = 2 * views * self.cache.store[0, 0, 0].numel()
         if self._gathered is None or self._gathered.numel() < numbers:
             if self._gathered is not None:
                 self._decoder.clear()  # its graphs read the old one
             self._gathered = torch.empty(numbers, device=self.model.device, dtype=self.cache.store.dtype)
-        return self._gathered
+        return self._gathered[:numbers]
 
     def warm_up(
         self, size: tuple[int, int], view_counts: Sequence[int], target_counts: Sequence[int]
@@ -183,7 +183,9 @@ class FusedEngine(Engine):
                     self.cache.evict(slot)
             with self._rendering:
                 self._set(np.stack([some_camera(size)] * self.batch), range(self.cache.capacity))
-            for count in views:  # the most first: `_room` then never grows
+            # All that will be needed, since graphs are lost when it grows.
+            self._room(max(self._network.room(views[0], n) for n in kinds))
+            for count in views:
                 for key in ((count, direct, n, size) for n in sorted(kinds) for direct in (False, True)):
                     self._decoder.capture(key, partial(self._paint, *key))
         log.info("%d CUDA graphs captured", len(self._encoder) + len(self._decoder))
