@@ -1,7 +1,8 @@
 # Set elvsm up on a machine without ROS, run its demo and its tests. With ROS, use colcon build instead (README.md).
 #
 #   make                  set up: virtual environment, Python packages, compiled ROS interfaces
-#   make demo             BAG=path plays a recording of yours, OUT=folder takes the report (demo_out),
+#   make demo             BAG=path plays a recording of yours, OUT=folder takes the report (demo_out), VIEW=1 serves
+#                         a page to fly through the scene meanwhile and afterwards,
 #                         DEMO_ARGS="..." goes to elvsm_demo (elvsm_demo --help)
 #   make test             TEST_ARGS="test/core -k cache" narrows it
 #   make lint             ruff and mypy
@@ -106,8 +107,7 @@ $(STAMPS)/browser: tools/browser.py $(STAMPS)/packages
 	@if [[ -x "$(VENV)/browser/chromium" ]]; then touch "$@"; fi
 
 demo: $(STAMPS)/interfaces
-	$(if $(VIEW),$(error VIEW=1 needs the viewer; there is none yet: leave it out))
-	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)") $(DEMO_ARGS)
+	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)") $(if $(VIEW),--view) $(DEMO_ARGS)
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp $(STAMPS)/browser
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)

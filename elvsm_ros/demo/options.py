@@ -30,6 +30,7 @@ class Options:
     film_frames: int
     picture: Path | None
     domain: int | None
+    view: int | None = None
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -92,6 +93,14 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--film-frames", type=_count, default=120, help="views rendered for the video; 0: no video")
     add("--picture", type=Path, metavar="FILE.png", help="write a picture of a few held-out views as well")
     add("--domain", type=int, help="ROS_DOMAIN_ID, to look on with other tools; none: one that nobody uses")
+    add(
+        "--view",
+        type=int,
+        nargs="?",
+        const=8080,
+        metavar="PORT",
+        help="serve the viewer's page, and keep it and the node until Ctrl-C; needs the extra [viewer]",
+    )
     options = vars(parser.parse_args(arguments))
     options["body_to_camera"] = tuple(float(v) for v in options["body_to_camera"])
     return Options(**options)

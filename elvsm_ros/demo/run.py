@@ -85,6 +85,7 @@ def _watch(
 
     from elvsm_ros.client import Client
     from elvsm_ros.demo.film import shoot
+    from elvsm_ros.demo.view import keep, open_page, start_viewer
     from elvsm_ros.demo.watch import Watch
     from elvsm_ros.live import NODE_TIMEOUT, clock, start_player
 
@@ -97,6 +98,11 @@ def _watch(
         with console.status("waiting for the node to load its model"):
             client.wait_for_node(NODE_TIMEOUT)
         console.print(f"elvsm_node runs: model {client.status.model!r} on {client.status.device}")
+        url = ""
+        if options.view is not None:
+            url = start_viewer(options.view, streams.camera_info.name, options.out, children)
+            console.print(f"the scene while it grows: {url}", soft_wrap=True)
+            open_page(url)
         seconds = options.seconds if options.bag is not None else None
         player = start_player(bag, streams, ends, options.out, children, options.rate, seconds)
         watch = Watch(options, client, bag, streams, ends, (node, player))
@@ -107,14 +113,17 @@ def _watch(
             with _progress(console, "the video") as progress:
                 film = shoot(options, watch, results.latency(50) / 1e3, options.out / "walk.mp4", progress)
         status = client.status
-    if results.views:
-        length = f"{streams.image.count} images, {bag.duration:.1f} s at {options.rate:g} × real time"
-        facts = [
-            ("recording", f"{bag.path.name}: {length}"),
-            *_facts(status, results),
-            ("whole run", _duration(begin)),
-        ]
-        _report(options, console, results, film, facts)
+        if results.views:
+            length = f"{streams.image.count} images, {bag.duration:.1f} s at {options.rate:g} × real time"
+            facts = [
+                ("recording", f"{bag.path.name}: {length}"),
+                *_facts(status, results),
+                ("whole run", _duration(begin)),
+            ]
+            _report(options, console, results, film, facts)
+        if url:
+            console.print(f"node and viewer go on: {url}   Ctrl-C ends them", soft_wrap=True)
+            keep([child for child in children if child is not player])
     verdict = results.verdict()
     if verdict is not None:
         _complain(console, verdict)
