@@ -240,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--bf16-rays", action="store_true", help="round rays to bfloat16, as in the published evaluation")
     add("--bf16-images", action="store_true", help="round renders to bfloat16 before measuring, as published")
+    add("--bf16-lpips", action="store_true", help="compute LPIPS in bfloat16, as published")
+    add("--as-published", action="store_true", help="all three: --bf16-rays --bf16-images --bf16-lpips")
     add("--resize", type=int, help="resize to a square of this side before measuring")
     add("--batch", type=int, default=4, help="scenes rendered together")
     add("--workers", type=int, default=2, help="processes that decode images, for each that renders")
@@ -301,16 +303,18 @@ def _published(args: argparse.Namespace) -> int:
     )
     if args.device != "auto":
         device = torch.device(args.device)
+    published = args.as_published
     # Published figures come from float32 weights under autocast.
     model = ec.load_model(args.checkpoint, device=str(device), dtype="float32")
     settings = Evaluation(
         data=args.data, index=args.index, out=args.out, inputs=2 if args.inputs is None else args.inputs,
-        targets=args.targets, image_size=args.image_size or model.config.image_size, bf16_rays=args.bf16_rays,
+        targets=args.targets, image_size=args.image_size or model.config.image_size,
+        bf16_rays=args.bf16_rays or published,
         batch=args.batch, workers=args.workers, limit=args.limit, report=args.report, films=args.videos,
         checkpoint=args.checkpoint,
         protocol=Protocol(
-            lpips=args.lpips is not False, lpips_weights=args.lpips_weights, bf16_images=args.bf16_images,
-            resize=args.resize,
+            lpips=args.lpips is not False, lpips_weights=args.lpips_weights, resize=args.resize,
+            bf16_images=args.bf16_images or published, bf16_lpips=args.bf16_lpips or published,
         ),
     )  # fmt: skip
     if args.incremental:

@@ -124,7 +124,8 @@ def run(model: ec.EfficientLVSM, settings: Evaluation) -> Summary | None:
 def facts(model: ec.EfficientLVSM, samples: EvaluationSamples, settings: Evaluation) -> list[tuple[str, str]]:
     """Return what the report says about how its figures came about."""
     c, protocol, (height, width) = model.config, settings.protocol, settings.image_size
-    rounded = [name for name, on in (("rays", c.bf16_rays), ("renders", protocol.bf16_images)) if on]
+    switches = ("rays", c.bf16_rays), ("renders", protocol.bf16_images), ("LPIPS", protocol.bf16_lpips)
+    rounded = [name for name, on in switches if on]
     autocast = protocol.amp and model.device.type == "cuda" and model.dtype == torch.float32
     rows = [
         ("weights", f"{settings.checkpoint} ({c.width} wide, {c.layers} layers, patches of {c.patch_size})"),
@@ -132,7 +133,7 @@ def facts(model: ec.EfficientLVSM, samples: EvaluationSamples, settings: Evaluat
         ("index", settings.index),
         ("views", f"{settings.inputs} inputs, {settings.targets} targets of {width}x{height} pixels"),
         ("computed on", f"{model.device}, {'bfloat16 autocast' if autocast else str(model.dtype)[6:]}"),
-        ("rounded to bfloat16", " and ".join(rounded) or "nothing"),
+        ("rounded to bfloat16", ", ".join(rounded) or "nothing"),
     ]
     if protocol.resize is not None:
         rows.append(("measured at", f"{protocol.resize}x{protocol.resize} pixels"))

@@ -42,15 +42,16 @@ class Protocol:
 
     lpips: also compute LPIPS (vgg), from weights in a file (elvsm_core.metrics.lpips). amp: on a GPU, a
     float32 model computes under bfloat16 autocast, as published. bf16_images: round renders to bfloat16
-    before measuring, as published; together with ModelConfig.bf16_rays it reproduces the published figures
-    most closely. resize: side of the square that images are resized to (bilinear) before measuring, None
-    for as they are.
+    before measuring, and bf16_lpips: compute LPIPS under bfloat16 autocast, both as published; together with
+    ModelConfig.bf16_rays they reproduce the published figures most closely. resize: side of the square that
+    images are resized to (bilinear) before measuring, None for as they are.
     """
 
     lpips: bool = True
     lpips_weights: str | None = None
     amp: bool = True
     bf16_images: bool = False
+    bf16_lpips: bool = False
     resize: int | None = None
 
 
@@ -113,8 +114,17 @@ def measure(renders: Tensor, truth: Tensor, protocol: Protocol) -> dict[str, Ten
         )
     scores = {"psnr": ec.metrics.psnr(renders, truth), "ssim": ec.metrics.ssim(renders, truth)}
     if protocol.lpips:
-        scores["lpips"] = ec.metrics.lpips(renders, truth, net="vgg", weights=protocol.lpips_weights)
+        scores["lpips"] = _lpips(renders, truth, protocol)
     return scores
+
+
+def _lpips(renders: Tensor, truth: Tensor, protocol: Protocol) -> Tensor:
+    if not protocol.bf16_lpips:
+        return ec.metrics.lpips(renders, truth, net="vgg", weights=protocol.lpips_weights)
+    network = load_lpips("vgg", find_weights("vgg", protocol.lpips_weights), renders.device)
+    with torch.autocast(renders.device.type, torch.bfloat16):
+        pairs = zip(renders.split(8), truth.split(8), strict=True)
+        return torch.cat([network(a, b, normalize=True).flatten().float() for a, b in pairs])
 
 
 def evaluate_scenes(

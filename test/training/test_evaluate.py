@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import elvsm_core as ec
+from training.convert import chunk_entry, encode, write_chunk, write_index
 from training.evaluate import Scores, main, score
 from training.evaluate_re10k import with_rays
 from training.incremental import add_views
@@ -64,6 +67,7 @@ def test_published_protocol_by_command(command, tmp_path, capsys):
     assert "results of another evaluation (samples differ)" in capsys.readouterr().err
     wide = [*command, "--image-size", "32,56", "--out", str(tmp_path / "wide"), "--bf16-rays", "--limit", "2"]
     assert main([*wide, "--inputs", "4", "--targets", "2"]) == 0
+    assert "weights</th>" in (tmp_path / "wide/report.html").read_text()
     run = json.loads((tmp_path / "wide/run.json").read_text())
     assert run["samples"]["image_width"] == 56 and run["samples"]["inputs"] == 4
     assert json.loads((tmp_path / "wide/metrics.json").read_text())["summary"]["scenes"] == 2
@@ -117,6 +121,40 @@ def test_a_scene_shorter_than_its_views_is_counted(command, tmp_path, capsys):
     assert main([*command, "--index", str(index)]) == 0
     captured = capsys.readouterr()
     assert "has 32 frames" in captured.err and "over 2 scenes; left out: 1 null, 1 failed" in captured.out
+
+
+def test_scenes_that_cannot_be_rendered_are_counted_never_replaced(command, mini_scenes, tmp_path, capsys):
+    """A chunk cut off that index.json names, cameras that stand still, portrait, grey and transparent frames."""
+    a, b, c = mini_scenes
+    data = tmp_path / "data"
+    data.mkdir()
+    still = np.tile(a.w2c[3], (len(a.images), 1, 1))
+    upright = [encode(np.rot90(image), "png") for image in b.images]
+    modes = [Image.fromarray(image).convert(("L", "RGBA")[i % 2]) for i, image in enumerate(c.images)]
+    plain = [encode(image, "png") for image in a.images]
+    entries = [
+        chunk_entry("still", plain, still, a.relative),
+        chunk_entry("upright", upright, b.w2c, b.relative),
+        chunk_entry("grey", [encode(image, "png") for image in modes], c.w2c, c.relative),
+    ]
+    write_chunk(data / "000000.torch", entries)
+    write_chunk(data / "000001.torch", [chunk_entry("cut", plain, a.w2c, a.relative)])
+    write_index(data)
+    (data / "000001.torch").write_bytes((data / "000001.torch").read_bytes()[:5000])
+    index = tmp_path / "four.json"
+    views = {"context": [2, 30], "target": [5, 9, 21]}
+    index.write_text(json.dumps(dict.fromkeys(("still", "upright", "grey", "cut"), views)))
+    assert main([*command, "--data", str(data), "--index", str(index)]) == 0
+    captured = capsys.readouterr()
+    assert "over 1 scenes; left out: 3 failed" in captured.out
+    for words in (
+        "scene still was left out: poses coincide",
+        "upright was left out: other size",
+        "is truncated",
+    ):
+        assert words in captured.err
+    report = (tmp_path / "out/report.html").read_text()
+    assert "poses coincide" in report and report.count("data:image/jpeg") == 8
 
 
 def test_a_full_disk_ends_it_and_the_next_run_goes_on(command, tmp_path, capsys, monkeypatch):

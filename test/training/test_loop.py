@@ -219,6 +219,11 @@ def test_settings_and_files_that_do_not_fit_are_refused(mini_re10k, tmp_path, ca
     assert "imagenet-vgg-verydeep-19.mat" in refused("--perceptual", "vgg19")
     assert "no file none.mat" in refused("loss.perceptual=vgg19", "loss.perceptual_file=none.mat")
     assert "REPA needs the weights" in refused("repa.network=dinov3")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ELVSM_LPIPS_WEIGHTS", "ELVSM_TEST_DATA"):
+            patch.delenv(name, raising=False)
+        assert "Get the weights once" in refused("loss.lpips=0.1")
+    assert "is of another architecture" in refused("init=demo")
     assert "give data.re10k.path" in refused("data.re10k.path=null")
     assert "there is no dataset" in refused("data.re10k.path=/nowhere/re10k")
     assert "did you mean 'data.re10k.targets'" in refused("data.re10k.target=2")
@@ -229,6 +234,18 @@ def test_settings_and_files_that_do_not_fit_are_refused(mini_re10k, tmp_path, ca
     few = refused("data.re10k.inputs=20", "data.re10k.targets=20", "data.re10k.workers=1")
     assert few.startswith("error: none of 1000 scenes drawn gives a training sample: too few frames")
     assert not list((tmp_path / "out").glob("*.pt"))
+
+
+def test_the_published_recipe_trains_without_the_perceptual_loss(mini_re10k, pytestconfig, tmp_path):
+    config = str(pytestconfig.rootpath / "config/train/re10k_256.yaml")
+    small = [x for x in TINY if not x.startswith(("optim.", "data.source"))]
+    out, data = f"out={tmp_path / 'out'}", f"data.re10k.path={mini_re10k}"
+    assert (
+        main(["--config", config, "--perceptual", "none", *small, data, out, "epochs=0", "optim.warmup=1"])
+        == 0
+    )
+    assert ec.load_model(tmp_path / "out/model.safetensors", device="cpu").config.width == 32
+    assert "finished: 6 steps" in (tmp_path / "out/log.txt").read_text()
 
 
 def test_shipped_configurations_are_valid(pytestconfig):

@@ -181,6 +181,10 @@ def test_lpips_is_measured_or_refused_at_once(model, samples, test_data, tmp_pat
     evaluate(model, first, tmp_path / "a", Protocol(lpips_weights=weights))
     (result,) = read_results(tmp_path / "a")
     assert set(result.metrics) == {"psnr", "ssim", "lpips"} and 0.1 < result.mean("lpips") < 2
+    evaluate(model, first, tmp_path / "half", Protocol(lpips_weights=weights, bf16_lpips=True))
+    (half,) = read_results(tmp_path / "half")
+    assert half.metrics["psnr"] == result.metrics["psnr"] and half.mean("lpips") != result.mean("lpips")
+    assert half.mean("lpips") == pytest.approx(result.mean("lpips"), rel=0.02)
     for name in ("ELVSM_LPIPS_WEIGHTS", "ELVSM_TEST_DATA"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ec.metrics.MetricError, match="LPIPS needs"):
