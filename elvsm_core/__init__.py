@@ -9,7 +9,8 @@ from .frame import FramePolicy, SceneFrame
 from .images import ImageError, resize_and_crop
 from .model import EfficientLVSM
 from .persistence import Keyframe, SceneFileError
-from .scene import PendingRendering, Rendering, Scene, SceneError
+from .rendering import PendingRendering, Plan, Rendering, SceneError
+from .scene import Scene
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "Keyframe",
     "ModelConfig",
     "PendingRendering",
+    "Plan",
     "Rendering",
     "Scene",
     "SceneError",

@@ -71,6 +71,12 @@ class SceneFrame:
         return SceneFrame(check_pose(T_new_old, "T_new_old") @ self.T_world_anchor, self.scale)
 
 
+def common_motion(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return T_new_old if poses [n, 4, 4] all moved by it, to a micrometre and a microradian."""
+    T_new_old = new[0] @ np.linalg.inv(old[0])
+    return T_new_old if np.allclose(T_new_old @ old, new, rtol=0, atol=1e-6) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class FramePolicy:
     """When an online scene chooses its frame anew.

@@ -71,11 +71,12 @@ def _heads(
     normed = ((x * scale).to(raw.dtype).to(tl.float32) * gain).to(raw.dtype)
     if p < OWN_NORMED:
         tl.store(at, normed, mask=inside)
-    if HAS_SLOT and p >= OWN_NORMED:
-        which = (head - OWN) // heads
-        value = tl.where(which == 0, normed, raw)
-        base = store + which * kv_stride + tl.load(slot).to(tl.int64) * slot_stride
-        tl.store(base + row * (heads * D) + ((head - OWN) % heads) * D + d, value, mask=inside)
+    if HAS_SLOT:  # noqa: SIM102 - known when a kernel is compiled, and the next one is not
+        if p >= OWN_NORMED:
+            which = (head - OWN) // heads
+            value = tl.where(which == 0, normed, raw)
+            base = store + which.to(tl.int64) * kv_stride + tl.load(slot).to(tl.int64) * slot_stride
+            tl.store(base + row * (heads * D) + ((head - OWN) % heads) * D + d, value, mask=inside)
 
 
 def heads(y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None, slot: Tensor | None) -> None:

@@ -13,63 +13,19 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from . import keyframes
 from .cache import ViewCache
 from .cameras import Camera, check_pose
-from .engine import Pending, camera_numbers, make_engine
-from .frame import FramePolicy, SceneFrame
+from .engine import camera_numbers, make_engine
+from .frame import FramePolicy, SceneFrame, common_motion
 from .images import ImageLike
 from .model import EfficientLVSM
 from .paging import Pager, place_of
 from .persistence import Keyframe, StoredScene, read_scene, write_scene
+from .rendering import PendingRendering, Plan, Rendering, SceneError, check_request, choose, support_by
 from .store import KeyframeStore
-
-SHORTLIST = 64
-"""Keyframes that are looked at closely when the most useful ones for a request are chosen."""
 
 P = TypeVar("P")
 R = TypeVar("R")
-
-
-class SceneError(ValueError):
-    """A request that a scene cannot serve as it is."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rendering:
-    """Rendered views.
-
-    images: uint8 [M, H, W, 3]. support: float32 [M] in [0, 1], the share of each target's field of view that
-    the used keyframes look into (0: the picture is invention). views: ids of the keyframes used.
-    """
-
-    images: NDArray[np.uint8]
-    support: NDArray[np.float32]
-    views: list[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a request is rendered with: ids of keyframes, oldest first, and a frame, if not the scene's own."""
-
-    views: tuple[int, ...]
-    frame: SceneFrame | None = None
-
-
-class PendingRendering:
-    """A rendering that the device is at work on. Any thread may ask for it; the scene is free meanwhile."""
-
-    def __init__(self, images: Pending, support: Callable[[], NDArray[np.float32]], views: list[int]) -> None:
-        self._images, self._support, self.views = images, support, views
-
-    def done(self) -> bool:
-        """Tell whether the images have arrived."""
-        return self._images.done()
-
-    def result(self) -> Rendering:
-        """Wait for the images and return them."""
-        support = self._support()  # while the device is busy
-        return Rendering(self._images.wait(), support, self.views)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -304,7 +260,10 @@ class Scene:
                 pose = check_pose(pose, f"the new pose of view {view}")
                 if not np.array_equal(pose, keyframe.camera.T_world_cam):
                     moved[view] = dataclasses.replace(keyframe, camera=keyframe.camera.at(pose))
-            rigid = self._common_motion(moved)
+            rigid = None
+            if moved and len(moved) == len(self._keyframes):
+                new = [moved[view].camera.T_world_cam for view in self._keyframes.ids]
+                rigid = common_motion(self._keyframes.poses, np.stack(new))
             if rigid is not None and self._frame is not None and not self._fixed_frame:
                 self._frame = self._frame.moved(rigid)
                 self._pager.leave_others()
@@ -314,15 +273,6 @@ class Scene:
                 self._keyframes.update(view, keyframe)
             if len(self._keyframes):
                 self._update_frame()
-
-    def _common_motion(self, moved: Mapping[int, Keyframe]) -> NDArray[np.float64] | None:
-        """Return T_new_old if all views of the scene moved by it, to a micrometre and a microradian."""
-        if not moved or len(moved) != len(self._keyframes):
-            return None
-        old = self._keyframes.poses
-        new = np.stack([moved[view].camera.T_world_cam for view in self._keyframes.ids])
-        T_new_old = new[0] @ np.linalg.inv(old[0])
-        return T_new_old if np.allclose(T_new_old @ old, new, rtol=0, atol=1e-6) else None
 
     @property
     def stale(self) -> list[int]:
@@ -372,10 +322,10 @@ class Scene:
 
         Raises as `render` does.
         """
-        _check_request(cameras, max_views)
+        check_request(cameras, max_views)
         with self._lock:
             self._check_filled()
-            views, _ = self._choose(cameras, max_views)
+            views, _ = choose(self._keyframes, cameras, self._limit(max_views), self.image_size)
             return Plan(tuple(views), self._frame_for(views, cameras))
 
     def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
@@ -415,15 +365,17 @@ class Scene:
         answer: Callable[[P, Callable[[], NDArray[np.float32]], list[int]], R],
         plan: Plan | None = None,
     ) -> R:
-        _check_request(cameras, max_views)
+        check_request(cameras, max_views)
         with self._lock:
             self._check_filled()
             while True:
                 if plan is None:
-                    views, support = self._choose(cameras, max_views)
+                    views, support = choose(self._keyframes, cameras, self._limit(max_views), self.image_size)
                     used = Plan(tuple(views), self._frame_for(views, cameras))
                 else:
-                    views, support, used = list(plan.views), self._support(cameras, plan.views), plan
+                    views, used = list(plan.views), plan
+                    cameras_used = [self.keyframe(view).camera for view in views]
+                    support = support_by(cameras_used, cameras, self.image_size)
                 try:
                     frame, slots = self._slots(used)
                     images = render(slots, camera_numbers(cameras, frame), cameras[0].size)
@@ -438,30 +390,8 @@ class Scene:
         if not len(self._keyframes):
             raise SceneError("the scene is empty: insert a keyframe before asking for a render")
 
-    def _support(self, cameras: Sequence[Camera], views: Sequence[int]) -> Callable[[], NDArray[np.float32]]:
-        """Return what computes how well given views support targets. Raises SceneError for an unknown id."""
-        used = [self.keyframe(view).camera for view in views]
-        poses = np.stack([camera.T_world_cam for camera in used])
-        fxfycxcy = np.array([camera.fxfycxcy for camera in used])
-        return lambda: keyframes.support(keyframes.visibilities(cameras, poses, fxfycxcy, self.image_size))
-
-    def _choose(
-        self, cameras: Sequence[Camera], max_views: int | None
-    ) -> tuple[list[int], Callable[[], NDArray[np.float32]]]:
-        """Return the ids of the views to use and, because it takes time, what computes their support."""
-        store, limit = self._keyframes, min(self.capacity, max_views or self.capacity)
-        rows = keyframes.shortlist(cameras, store.poses, max(SHORTLIST, limit))
-        poses, fxfycxcy = store.poses[rows], store.fxfycxcy[rows]
-
-        def look() -> NDArray[np.float64]:
-            return keyframes.visibilities(cameras, poses, fxfycxcy, self.image_size)
-
-        if len(rows) <= limit:
-            return store.ids[rows].tolist(), lambda: keyframes.support(look())
-        seen = look()
-        # In order of age, so that the sums run in the order of a fresh scene with these views.
-        chosen = sorted(keyframes.select(seen, limit))
-        return store.ids[rows][chosen].tolist(), lambda: keyframes.support(seen[chosen])
+    def _limit(self, max_views: int | None) -> int:
+        return min(self.capacity, max_views or self.capacity)
 
     def _frame_for(self, views: Sequence[int], cameras: Sequence[Camera]) -> SceneFrame | None:
         """Return the frame to render in when it is not the scene's."""
@@ -500,12 +430,3 @@ class Scene:
             if not self._pager.shrink(batch_first=False):
                 raise
             self._pager.put(view, keyframe, self._frame, image=image)
-
-
-def _check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
-    if not cameras:
-        raise SceneError("no camera to render: ask for at least one view")
-    if max_views is not None and max_views < 1:
-        raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
-    if any(camera.size != cameras[0].size for camera in cameras):
-        raise SceneError("all cameras of one request must have the same size: split the request")

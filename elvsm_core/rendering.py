@@ -1,0 +1,99 @@
+"""What is asked of a scene and what it answers: requests, which keyframes serve them, renderings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import keyframes
+from .cameras import Camera
+from .engine import Pending
+from .frame import SceneFrame
+from .store import KeyframeStore
+
+SHORTLIST = 64
+"""Keyframes that are looked at closely when the most useful ones for a request are chosen."""
+
+Support = Callable[[], NDArray[np.float32]]
+"""Computes the support of a request's targets; called while the device is at work, because it takes time."""
+
+
+class SceneError(ValueError):
+    """A request that a scene cannot serve as it is."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rendering:
+    """Rendered views.
+
+    images: uint8 [M, H, W, 3]. support: float32 [M] in [0, 1], the share of each target's field of view that
+    the used keyframes look into (0: the picture is invention). views: ids of the keyframes used.
+    """
+
+    images: NDArray[np.uint8]
+    support: NDArray[np.float32]
+    views: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a request is rendered with: ids of keyframes, oldest first, and a frame, if not the scene's own."""
+
+    views: tuple[int, ...]
+    frame: SceneFrame | None = None
+
+
+class PendingRendering:
+    """A rendering that the device is at work on. Any thread may ask for it; the scene is free meanwhile."""
+
+    def __init__(self, images: Pending, support: Support, views: list[int]) -> None:
+        self._images, self._support, self.views = images, support, views
+
+    def done(self) -> bool:
+        """Tell whether the images have arrived."""
+        return self._images.done()
+
+    def result(self) -> Rendering:
+        """Wait for the images and return them."""
+        support = self._support()  # while the device is busy
+        return Rendering(self._images.wait(), support, self.views)
+
+
+def check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
+    if not cameras:
+        raise SceneError("no camera to render: ask for at least one view")
+    if max_views is not None and max_views < 1:
+        raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
+    if any(camera.size != cameras[0].size for camera in cameras):
+        raise SceneError("all cameras of one request must have the same size: split the request")
+
+
+def choose(
+    store: KeyframeStore, cameras: Sequence[Camera], limit: int, size: tuple[int, int]
+) -> tuple[list[int], Support]:
+    """Return the ids of the keyframes that serve a request best, at most `limit`, and their support.
+
+    size: (height, width) of the keyframes' images.
+    """
+    rows = keyframes.shortlist(cameras, store.poses, max(SHORTLIST, limit))
+    poses, fxfycxcy = store.poses[rows], store.fxfycxcy[rows]
+
+    def look() -> NDArray[np.float64]:
+        return keyframes.visibilities(cameras, poses, fxfycxcy, size)
+
+    if len(rows) <= limit:
+        return store.ids[rows].tolist(), lambda: keyframes.support(look())
+    seen = look()
+    # In order of age, so that the sums run in the order of a fresh scene with these views.
+    chosen = sorted(keyframes.select(seen, limit))
+    return store.ids[rows][chosen].tolist(), lambda: keyframes.support(seen[chosen])
+
+
+def support_by(used: Sequence[Camera], cameras: Sequence[Camera], size: tuple[int, int]) -> Support:
+    """Return the support of targets by keyframes that were chosen before."""
+    poses = np.stack([camera.T_world_cam for camera in used])
+    fxfycxcy = np.array([camera.fxfycxcy for camera in used])
+    return lambda: keyframes.support(keyframes.visibilities(cameras, poses, fxfycxcy, size))
