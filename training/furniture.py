@@ -19,12 +19,12 @@ from .textures import TextureBank
 
 
 class _Furnisher:
-    def __init__(self, bank: TextureBank, dice: Dice, size: Tensor) -> None:
-        self.bank, self.dice, self.size = bank, dice, size
+    def __init__(self, bank: TextureBank, dice: Dice, size: Tensor, busy: Tensor | None = None) -> None:
+        self.bank, self.dice, self.size, self.busy = bank, dice, size, busy
         self.builder = Builder()
 
     def material(self, role: str, count: int, fit: bool = False) -> Tensor:
-        return make_material(self.bank, self.dice, role, count, fit)
+        return make_material(self.bank, self.dice, role, count, fit, self.busy)
 
     def against_wall(self, count: int, depth: Tensor, share: float, gap: float = 0.01) -> Frame:
         """Place pieces with their backs (local +y, half depth [B, S]) against random walls."""
@@ -340,20 +340,26 @@ class _Furnisher:
         return self.builder
 
 
-def furnish(bank: TextureBank, batch: int, generator: torch.Generator, device: torch.device | str) -> Room:
-    """Draw `batch` furnished rooms on a device, deterministic by the (CPU) generator."""
+def furnish(
+    bank: TextureBank, batch: int, generator: torch.Generator, device: torch.device | str, busy: float = 0.0
+) -> Room:
+    """Draw `batch` furnished rooms on a device, deterministic by the (CPU) generator.
+
+    busy: share of rooms in which hardly a surface is plain.
+    """
     dice = Dice(batch, generator, device)
     u = dice(12)
     small = u[:, 11:12] < 0.25
     plan = 3.0 + 5.5 * u[:, :2]
     size = torch.cat([torch.where(small, 2.6 + 1.5 * u[:, :2], plan), 2.3 + 1.2 * u[:, 2:3] ** 1.5], 1)
-    furnisher = _Furnisher(bank, dice, size)
-    walls = make_material(bank, dice, "wall", 4)
+    full = dice(1)[:, 0] < busy if busy > 0 else None
+    furnisher = _Furnisher(bank, dice, size, full)
+    walls = furnisher.material("wall", 4)
     # Most rooms have one colour of wall, some an accent wall.
     same = (dice(4, 1) < 0.7) & (dice(1, 1) < 0.9)
     walls = torch.where(same, walls[:, :1], walls)
     roles = ("floor", "ceiling", "furniture")
-    shell = torch.cat([walls, *(make_material(bank, dice, role, 1) for role in roles)], 1)
+    shell = torch.cat([walls, *(furnisher.material(role, 1) for role in roles)], 1)
     skirting = torch.where(u[:, 3] < 0.7, 0.05 + 0.1 * u[:, 4], torch.zeros_like(u[:, 4]))
     skirting = torch.where(u[:, 5] < 0.08, 0.9 + 0.4 * u[:, 4], skirting)
     builder = furnisher.everything()

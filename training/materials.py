@@ -31,14 +31,32 @@ ROLES: dict[str, dict[str, float]] = {
 }
 
 
-def make_material(bank: TextureBank, dice: Dice, role: str, count: int, fit: bool = False) -> Tensor:
-    """Draw surface materials for a role, [B, count, 13] (columns: see room.py)."""
-    shares = ROLES[role]
+# What most surfaces of a busy room show, whatever they are.
+BUSY: dict[str, float] = {
+    "photo": 0.35,
+    "leaves": 0.25,
+    "noise": 0.12,
+    "wood": 0.1,
+    "print": 0.1,
+    "tiles": 0.08,
+}
+
+
+def make_material(
+    bank: TextureBank, dice: Dice, role: str, count: int, fit: bool = False, busy: Tensor | None = None
+) -> Tensor:
+    """Draw surface materials for a role, [B, count, 13] (columns: see room.py).
+
+    busy: bool [B], rooms two thirds of whose surfaces get a texture of BUSY.
+    """
+    shares = ROLES[role] if busy is None else ROLES[role] | {k: ROLES[role].get(k, 0.0) for k in BUSY}
     u = dice(count, 12)
     device = u.device
     total = sum(shares.values())
     edges = constant(tuple(sum(list(shares.values())[: k + 1]) / total for k in range(len(shares))), device)
     kind = torch.bucketize(u[..., 0].contiguous(), edges).clamp(max=len(shares) - 1)
+    if busy is not None:
+        kind = torch.where(busy[:, None] & (dice(count) < 2 / 3), _busy_kind(list(shares), dice(count)), kind)
 
     def by_kind(values: tuple[float, ...]) -> Tensor:
         return constant(values, device)[kind]
@@ -78,3 +96,11 @@ def make_material(bank: TextureBank, dice: Dice, role: str, count: int, fit: boo
     out[..., 10] = 8 * 30 ** u[..., 1]
     out[..., 12] = float(fit)
     return out
+
+
+def _busy_kind(names: list[str], u: Tensor) -> Tensor:
+    """Return which of `names` each surface gets by the shares of BUSY; u: uniform numbers."""
+    shares = list(BUSY.values())
+    edges = constant(tuple(sum(shares[: k + 1]) for k in range(len(shares))), u.device)
+    which = torch.bucketize(u.contiguous(), edges).clamp(max=len(shares) - 1)
+    return constant(tuple(names.index(name) for name in BUSY), u.device, torch.int64)[which]

@@ -12,7 +12,9 @@ from torch import Tensor
 METERING = 0.7  # of the way to the same mean brightness in all views
 ERROR = 0.05  # standard deviation of an input's exposure, log of displayed values
 VIGNETTE = 0.3  # darker by this share at half a diagonal from the principal point
-SATURATION = (0.7, 1.6)
+BRIGHTNESS = (0.25, 0.5)  # mean of a scene's views
+CONTRAST = (1.0, 1.8)
+SATURATION = (0.8, 2.2)
 
 
 def photograph(
@@ -25,18 +27,23 @@ def photograph(
     """
     b, n, _, height, width = images.shape
     device = images.device
-    u = torch.rand(b, 5, 1, 1, 1, 1, device=device, generator=generator).unbind(1)
+    u = torch.rand(b, 7, 1, 1, 1, 1, device=device, generator=generator).unbind(1)
     error = ERROR * torch.randn(b, n, 1, 1, 1, device=device, generator=generator)
     error[:, inputs:] = 0
     mean = images.mean((2, 3, 4), keepdim=True).clamp_min(0.02)
-    gain = (mean.mean(1, keepdim=True) / mean) ** (METERING * u[1])
-    gain = gain.clamp(0.6, 1.6) * error.exp()
+    middle = mean.mean(1, keepdim=True)
+    gain = ((middle / mean) ** (METERING * u[1])).clamp(0.6, 1.6) * error.exp()
+    gain = gain * (_between(BRIGHTNESS, u[2]) / middle).clamp(0.5, 2.0)
     x = torch.arange(width, device=device) + 0.5 - fxfycxcy[..., 2, None, None, None]
     y = (torch.arange(height, device=device) + 0.5)[:, None] - fxfycxcy[..., 3, None, None, None]
     radius = (x * x + y * y) * (4 / (height**2 + width**2))
-    out = (images * gain * (1 - VIGNETTE * u[2] ** 2 * radius)).clamp(0, 1)
-    out = out.lerp(out * out * (3 - 2 * out), u[3].expand_as(out))  # darks and lights apart
+    out = images * gain * (1 - VIGNETTE * u[3] ** 2 * radius)
+    out = (0.4 + _between(CONTRAST, u[4]) * (out - 0.4)).clamp(0, 1)
+    out = out.lerp(out * out * (3 - 2 * out), u[5].expand_as(out))  # darks and lights apart
     grey = out.mean(2, keepdim=True)
-    low, high = SATURATION
-    out = (grey + (low + (high - low) * u[4]) * (out - grey)).clamp(0, 1)
+    out = (grey + _between(SATURATION, u[6]) * (out - grey)).clamp(0, 1)
     return torch.where(u[0] < share, out, images)
+
+
+def _between(limits: tuple[float, float], u: Tensor) -> Tensor:
+    return limits[0] + (limits[1] - limits[0]) * u

@@ -28,7 +28,7 @@ class SceneConfig:
 
     fov: horizontal field of view, smallest and largest, degrees. supersampling: rays per pixel and axis.
     shadows: trace the main lamp's shadows. noise: largest standard deviation of sensor noise, full scale = 1.
-    exposure: largest relative change of exposure between views.
+    exposure: largest relative change of exposure between views. busy: share of rooms with texture on most surfaces.
     """
 
     fov: tuple[float, float] = (38.0, 95.0)
@@ -36,6 +36,7 @@ class SceneConfig:
     shadows: bool = True
     noise: float = 0.01
     exposure: float = 0.03
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Plan:
 
     def pin_memory(self) -> Plan:
         """Return the same plan in page-locked memory (a DataLoader calls this)."""
-        return self._map(Tensor.pin_memory)
+        return self._map(lambda x: x.contiguous().pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Plan:
         moved = {
@@ -128,7 +129,7 @@ def plan_scenes(
 
     The bank's catalogue is enough. generator: on the CPU.
     """
-    room = furnish(bank, batch, generator, bank.device)
+    room = furnish(bank, batch, generator, bank.device, config.busy)
     dice = Dice(batch, generator, bank.device, 4096)
     c2w, room = draw_walks(room, views, dice)
     fxfycxcy = draw_intrinsics(dice, views, size, config.fov)

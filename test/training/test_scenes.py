@@ -155,6 +155,18 @@ def test_supersampling_averages_and_lamps_cast_shadows(furnished, bank):
     assert (bright - one).min() > -3 and (bright - one).max() > 10
 
 
+def test_busy_rooms_have_texture_on_most_surfaces(bank):
+    def coloured(busy):
+        room = furnish(bank, 40, torch.Generator().manual_seed(4), "cpu", busy)
+        first, count = bank.ranges["photo"]
+        photo = (room.material[..., 0] >= first) & (room.material[..., 0] < first + count)
+        return photo.float().mean(1)
+
+    plain, some, all_ = (coloured(busy) for busy in (0.0, 0.5, 1.0))
+    assert plain.mean() < 0.1 < 0.2 < all_.mean() < 0.35
+    assert 10 < (some > 0.13).sum() < 30
+
+
 def test_bad_texture_banks_are_refused():
     with pytest.raises(ValueError, match="power of two"):
         make_texture_bank(16, 33)
