@@ -44,6 +44,7 @@ from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
 from elvsm_ros.scene_files import SceneFiles, model_of
 from elvsm_ros.spinning import call_later, wait_for
+from elvsm_ros.trajectories import Trajectories
 from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
@@ -84,9 +85,13 @@ class ElvsmNode(LifecycleNode):
         self._entities: list[Callable[[], object]] = []  # how to destroy what configure made, and activate
         self._inputs: Inputs | None = None
         self._render_pose_sub: Any = None
-        # These two live as long as the node: one that is not configured tells so.
+        # These live as long as the node: one that is not configured tells so.
         pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics = Diagnostics(pub.publish, lambda: self.get_clock().now().to_msg())
+        self._trajectories = Trajectories(
+            self, lambda: self._parts and self._parts.desk, lambda: self._reports, self._request_context,
+            self._rendered_header, self._wait,
+        )  # fmt: skip
         # Steady: a bag that is paused stops ROS time, not the timeouts.
         self.create_timer(TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -252,6 +257,7 @@ class ElvsmNode(LifecycleNode):
                 break
 
     def destroy_node(self) -> None:
+        self._trajectories.close()
         super().destroy_node()
         # rclpy leaves the state machine's services, which keep the DDS participant: its shared memory, 64 MB and
         # more, would stay on the machine when the process ends.
@@ -344,6 +350,7 @@ class ElvsmNode(LifecycleNode):
 
     def _on_keyframes(self) -> None:
         self._keyframe_topics.change()
+        self._keyframe_topics.flush(time.monotonic())
         self._news = True
 
     def _publish_rendered(self, image: Image, camera_info: CameraInfo) -> None:

@@ -200,6 +200,9 @@ class Settings:
     )
     jpeg_quality: int = _parameter(90, "Quality of JPEG answers.", low=1, high=100, live=True)
     max_render_views: int = _parameter(64, "Poses that one request may hold.", low=1, high=10_000, live=True)
+    max_trajectory_poses: int = _parameter(
+        10_000, "Poses that one goal of ~/render_trajectory may hold.", low=1, high=1_000_000, live=True
+    )
     max_render_pixels: int = _parameter(
         4_194_304, "Pixels that the images of one request may have altogether.", low=1, high=2**31, live=True
     )

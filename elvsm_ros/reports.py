@@ -8,6 +8,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+from elvsm_ros.worker import BusyError, StoppedError
 
 KNOWN_LIMIT = 256
 """Different messages that are remembered for throttling, and counted."""
@@ -54,6 +57,15 @@ class Reports:
                 self._logged.popitem(last=False)
         if not throttled:
             self._log(f"{kind}: {message}" + (f" ({silent} more like this since)" if silent else ""))
+
+    def answer(self, kind: str, what: str, error: BaseException) -> str:
+        """Note what kept a request from being served, and return what to tell whoever asked. what: failed."""
+        if isinstance(error, CancelledError | StoppedError):
+            return "the node is being cleaned up or shut down"
+        if isinstance(error, ValueError | OSError | BusyError):
+            self.add(kind, f"{what}: {error}")
+            return str(error)
+        return self.fault(what, error)
 
     def reasons(self, limit: int) -> list[tuple[str, str, int]]:
         """Return the most frequent faults, `limit` at most: kind, message with # for numbers, how often."""

@@ -55,16 +55,18 @@ class Context:
 
 def parse(
     context: Context, frame_id: str, poses: list[Pose], info: CameraInfo, width: int, height: int,
-    max_views: int, encoding: str,
+    max_views: int, encoding: str, T_world_frame: NDArray[np.float64] | None = None,
 ) -> Query:  # fmt: skip
     """Check the fields of elvsm/srv/RenderViews. Raises RequestError or ConversionError.
 
     A camera_info with zeros in k stands for the camera that the node watches. width and height 0 stand for
     the size of camera_info, and for the model's own size if that has none either. Another size than the
-    camera's is reached as the keyframes' is: by a centre crop to the aspect, and a resize.
+    camera's is reached as the keyframes' is: by a centre crop to the aspect, and a resize. T_world_frame: what
+    `frame` gave for the frame_id earlier.
     """
     settings = context.settings
-    T_world_frame = _frame(context, frame_id)
+    if T_world_frame is None:
+        T_world_frame = frame(context, frame_id)
     encoding = encoding or "rgb8"
     if encoding not in ENCODINGS:
         raise RequestError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
@@ -104,7 +106,8 @@ def parse(
     )
 
 
-def _frame(context: Context, frame_id: str) -> NDArray[np.float64]:
+def frame(context: Context, frame_id: str) -> NDArray[np.float64]:
+    """Return T_world_frame of the frame that poses are given in, now. Raises RequestError."""
     frame_id = frame_id.lstrip("/")
     if context.from_frame is not None and frame_id and frame_id != context.world_frame:
         try:

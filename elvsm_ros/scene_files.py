@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from elvsm_ros.intake import Intake
 from elvsm_ros.keyframe_topics import mean_colour
 from elvsm_ros.parameters import Settings
 from elvsm_ros.reports import Reports
-from elvsm_ros.worker import BusyError, StoppedError, Worker
+from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
     from elvsm_core.persistence import StoredScene
@@ -122,7 +122,7 @@ class SceneFiles:
             extra = self._extra(scene)
             await wait(self._files.submit(_write, path, dataclasses.replace(scene, extra=extra)))
         except Exception as error:
-            response.message = self._failed("saving the scene failed", error)
+            response.message = self._reports.answer("scene_file", "saving the scene failed", error)
             return response
         response.success, response.keyframes, response.path = True, len(scene.views), str(path)
         response.message = f"{len(scene.views)} keyframes written to {path}"
@@ -138,7 +138,7 @@ class SceneFiles:
             stored, loaded = await wait(self._files.submit(_read, path, scene))
             await self._take(stored, loaded, wait)
         except Exception as error:
-            response.message = self._failed("loading the scene failed", error)
+            response.message = self._reports.answer("scene_file", "loading the scene failed", error)
             return response
         if self._intake.camera is None:
             camera = list(stored.views.values())[-1].camera
@@ -189,14 +189,6 @@ class SceneFiles:
                 f"{self._model.get('name')!r} ({self._model.get('id')})"
             )
         return notes
-
-    def _failed(self, what: str, error: BaseException) -> str:
-        if isinstance(error, CancelledError | StoppedError):
-            return "the node is being cleaned up or shut down"
-        if isinstance(error, ValueError | OSError | BusyError):
-            self._reports.add("scene_file", f"{what}: {error}")
-            return str(error)
-        return self._reports.fault(what, error)
 
 
 def _write(path: Path, scene: StoredScene) -> None:
