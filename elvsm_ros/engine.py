@@ -67,9 +67,10 @@ class Engine:
         self.device = str(self.model.device)
         self.insert_ms = Window()
         self._pace = Pace(most=GROUP)
-        most = min(settings.max_views or settings.capacity, settings.capacity)
+        self._spare = 0  # keyframes that may be encoded again when there is time
+        self._usual_views = min(settings.max_views or settings.capacity, settings.capacity)
         # So that neither the first keyframe nor the first requests wait for kernels to be chosen.
-        self.scene.warm_up(view_counts=range(1, min(most, WARM_VIEWS) + 1))
+        self.scene.warm_up(view_counts=range(1, min(self._usual_views, WARM_VIEWS) + 1))
 
     def insert(self, candidate: Candidate) -> Inserted:
         """Decode an image and make it a keyframe. Raises ValueError for a bad one and leaves the scene."""
@@ -79,6 +80,9 @@ class Engine:
         view = self.scene.insert(
             rgb, _camera(candidate.camera, candidate.T_world_cam), stamp=candidate.stamp / 1e9
         )
+        # It may have changed the scene's frame. As many as a render near the camera needs are enough: with the next
+        # keyframe comes the next frame.
+        self._spare = max(self._spare, self._usual_views)
         evicted = sorted(before.difference(self.scene.views))
         self.insert_ms.add((time.perf_counter() - start) * 1e3)
         return Inserted(view, evicted, candidate.T_world_cam, mean_colour(rgb))
@@ -97,6 +101,7 @@ class Engine:
             moved = {view: T for view, T in correction.poses.items() if view in known}
             unknown = sorted(correction.poses.keys() - known)
         self.scene.update_poses(moved)
+        self._spare = self.scene.capacity
         return Corrected(moved, unknown)
 
     def render(self, query: Query) -> Rendered:
@@ -148,10 +153,16 @@ class Engine:
     def tidy(self) -> bool:
         """Do a little of what can wait until nobody asks for anything. Returns whether more is left.
 
-        Encodes a keyframe that a correction moved, or prepares for a kind of request that came unprepared.
+        Encodes a keyframe that a correction or a change of frame made stale, or prepares for a kind of request
+        that came unprepared.
         """
         try:
-            return bool(self.scene.encode_stale(1) or self.scene.capture_missing(1))
+            if self._spare > 0:
+                self._spare -= 1
+                if self.scene.encode_stale(1):
+                    return True
+                self._spare = 0
+            return self.scene.capture_missing(1) > 0
         except Exception as error:  # what needs it will be told
             log.warning("work for idle times failed: %s", error)
             return False

@@ -14,7 +14,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-QUIET = 0.02
+QUIET = 0.005
 """Seconds without a job after which there is time for what can wait."""
 
 

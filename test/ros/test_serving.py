@@ -14,6 +14,7 @@ import pytest
 from rig import CAMERA, PATIENCE, picture, pose_at
 
 import elvsm_core as ec
+from elvsm_ros.corrections import Correction
 from elvsm_ros.engine import Engine
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
@@ -193,7 +194,7 @@ def test_idle_work_encodes_what_a_correction_moved(small_model: Path) -> None:
         def setup(engine: Engine) -> None:
             for i in range(4):
                 engine.scene.insert(picture(i), ec.Camera(70, 70, 48, 32, 96, 64, pose_at(0.1 * i)))
-            engine.scene.update_poses({2: pose_at(0.25), 3: pose_at(0.33)})
+            engine.correct(Correction({2: pose_at(0.25), 3: pose_at(0.33)}))
             assert engine.scene.stale
 
         worker.call(setup).result(PATIENCE)
