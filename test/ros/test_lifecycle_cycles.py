@@ -1,0 +1,182 @@
+"""What a node holds on to: fifty cycles of its life, a clean-up, a device that fails, a device that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from rig import NodeProcess, Peer, change, picture, pose_at, state, wait_until
+
+PROGRAM = """
+import gc, os, threading, time, weakref
+from pathlib import Path
+import torch
+import elvsm_core as ec
+from elvsm_ros import node
+
+folder = Path(os.environ["ELVSM_TEST_FOLDER"])
+alive = weakref.WeakSet()
+make = ec.Scene.__init__
+
+def watched(self, model, *args, **kwargs):
+    make(self, model, *args, **kwargs)
+    alive.add(self)
+    alive.add(model)
+
+def fragile(call):
+    def wrapped(self, *args, **kwargs):
+        if (folder / "broken").exists():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\\nmore words")
+        if (folder / "full").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+        return call(self, *args, **kwargs)
+    return wrapped
+
+def count():
+    while True:
+        time.sleep(0.02)
+        if not (folder / "ask").exists():
+            continue
+        gc.collect()
+        tensors = sum(type(o) is torch.Tensor and o.numel() > 100_000 for o in gc.get_objects())
+        (folder / "count").write_text(f"{len(alive)} {tensors}")
+        (folder / "ask").unlink()
+
+ec.Scene.__init__ = watched
+for name in ("insert", "render_async", "warm_up"):
+    setattr(ec.Scene, name, fragile(getattr(ec.Scene, name)))
+threading.Thread(target=count, daemon=True).start()
+node.main()
+"""
+"""The node, with a device that fails when a file says so, and a count of what is alive: neither can be had for real."""
+
+
+def services(peer: Peer) -> list[str]:
+    return sorted(name for name, _ in peer.node.get_service_names_and_types_by_node("elvsm", "/"))
+
+
+def topics(peer: Peer) -> list[str]:
+    ask = peer.node.get_publisher_names_and_types_by_node, peer.node.get_subscriber_names_and_types_by_node
+    return sorted(name for get in ask for name, _ in get("elvsm", "/"))
+
+
+def held(node: NodeProcess) -> dict[str, int]:
+    """Return what the process holds: threads, open files, and resident memory in KiB."""
+    process = Path(f"/proc/{node.pid}")
+    lines = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    return {
+        "threads": int(lines["Threads"]),
+        "files": len(list((process / "fd").iterdir())),
+        "memory": int(lines["VmRSS"].split()[0]),
+    }
+
+
+def test_fifty_cycles_leave_nothing_behind(start_node: Callable[..., NodeProcess], peer: Peer) -> None:
+    node = start_node(status_period=0.1)
+    node.wait_for("active")
+    wait_until(peer.connected, "the node and its peer to find each other")
+    before = services(peer), topics(peer)
+    T = Transition
+    marks = []
+    for cycle in range(50):
+        if cycle % 10 == 0:
+            wait_until(peer.connected, "subscriptions")
+            peer.fresh_status()
+            peer.insert(picture(cycle), pose_at(float(cycle)))
+            assert peer.render([pose_at(float(cycle))]).success
+            marks.append(held(node))
+        for step in (
+            T.TRANSITION_DEACTIVATE, T.TRANSITION_ACTIVATE, T.TRANSITION_DEACTIVATE, T.TRANSITION_CLEANUP,
+            T.TRANSITION_CONFIGURE, T.TRANSITION_ACTIVATE,
+        ):  # fmt: skip
+            assert change(peer, step), (cycle, step, node.output)
+    wait_until(lambda: (services(peer), topics(peer)) == before, "the same services and topics as at first")
+    wait_until(peer.connected, "subscriptions")
+    peer.fresh_status()
+    peer.insert(picture(1), pose_at(100.0))
+    assert peer.render([pose_at(100.0)]).success
+    marks.append(held(node))
+    first, last = marks[1], marks[-1]  # after ten cycles, and forty later
+    assert last["threads"] <= first["threads"] and last["files"] <= first["files"] + 1, marks
+    assert last["memory"] - first["memory"] < 8 * 1024, marks
+    assert "Traceback" not in node.output and "callback failed" not in node.output, node.output
+
+
+def start_fragile(
+    start_node: Callable[..., NodeProcess], peer: Peer, folder: Path, monkeypatch
+) -> NodeProcess:
+    monkeypatch.setenv("ELVSM_TEST_FOLDER", str(folder))
+    node = start_node(
+        program=["-c", PROGRAM], status_period=0.1, log_period=0.0, capacity=256, diagnostics_period=0.2
+    )
+    node.wait_for("active")
+    wait_until(peer.connected, "the node and its peer to find each other")
+    peer.insert(picture(0), pose_at(0.0))
+    assert peer.render([pose_at(0.1)]).success
+    return node
+
+
+def test_cleaning_up_frees_the_device(
+    start_node: Callable[..., NodeProcess], peer: Peer, tmp_path: Path, monkeypatch
+) -> None:
+    node = start_fragile(start_node, peer, tmp_path, monkeypatch)
+
+    def alive() -> tuple[int, int]:
+        (tmp_path / "ask").touch()
+        wait_until(lambda: not (tmp_path / "ask").exists(), "a count")
+        things, tensors = (tmp_path / "count").read_text().split()
+        return int(things), int(tensors)
+
+    wait_until(lambda: alive()[0] == 2 and alive()[1] > 0, "a scene, a model and their tensors")
+    assert change(peer, Transition.TRANSITION_DEACTIVATE) and change(peer, Transition.TRANSITION_CLEANUP)
+    wait_until(lambda: alive() == (0, 0), "nothing of them to be left")
+    assert change(peer, Transition.TRANSITION_CONFIGURE)
+    wait_until(lambda: alive()[0] == 2 and alive()[1] > 0, "another scene, another model")
+    assert "Traceback" not in node.output
+
+
+def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(
+    start_node: Callable[..., NodeProcess], peer: Peer, tmp_path: Path, monkeypatch
+) -> None:
+    node = start_fragile(start_node, peer, tmp_path, monkeypatch)
+    arrays: list[DiagnosticArray] = []
+    peer.node.create_subscription(DiagnosticArray, "/diagnostics", arrays.append, 10)
+
+    # A full device, when nothing is left to be given up for it: the request fails, and that is all.
+    (tmp_path / "full").touch()
+    answer = peer.render([pose_at(0.1)])
+    assert not answer.success and "out of memory" in answer.message
+    (tmp_path / "full").unlink()
+    assert peer.render([pose_at(0.1)]).success
+    assert state(peer) == State.PRIMARY_STATE_ACTIVE
+
+    for configured in range(2):
+        (tmp_path / "broken").touch()
+        if configured:
+            peer.send_frame(picture(1), pose_at(3.0))  # found out by an image this time
+        else:
+            answer = peer.render([pose_at(0.1)])
+            assert not answer.success and "illegal memory access" in answer.message
+        wait_until(lambda: state(peer) == State.PRIMARY_STATE_UNCONFIGURED, "the node to fall back")
+        wait_until(
+            lambda: any("the device failed, and the scene on it is lost" in line for line in node.lines),
+            "one line",
+        )
+
+        def told() -> bool:
+            status = arrays[-1].status[0]
+            return status.level == DiagnosticStatus.ERROR and "the device failed" in status.message
+
+        wait_until(told, "diagnostics of a fault")
+        assert "/elvsm/render_views" not in services(peer)
+        # Configuring again fails as long as the device does, and puts everything right afterwards.
+        assert not change(peer, Transition.TRANSITION_CONFIGURE)
+        (tmp_path / "broken").unlink()
+        assert change(peer, Transition.TRANSITION_CONFIGURE) and change(peer, Transition.TRANSITION_ACTIVATE)
+        wait_until(peer.connected, "subscriptions")
+        peer.fresh_status()
+        peer.insert(picture(0), pose_at(0.0))
+        assert peer.render([pose_at(0.1)]).success
+    assert node.alive() and "Traceback" not in node.output, node.output
