@@ -1,0 +1,121 @@
+"""The steps between matrix products: against the model's own modules, and Triton's version against PyTorch's.
+
+Triton's kernels are tried where there is a CUDA device, or anywhere with TRITON_INTERPRET=1 and Triton installed.
+"""
+
+import os
+
+import pytest
+import torch
+
+import elvsm_core as ec
+from elvsm_core import ops
+from elvsm_core.model import RMSNorm
+
+if os.environ.get("TRITON_INTERPRET"):
+    DEVICE, TRITON = "cpu", True
+else:
+    DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    TRITON = DEVICE == "cuda" and ops._triton() is not None
+
+
+@pytest.fixture(params=["pytorch", "triton"])
+def provider(request, monkeypatch):
+    if request.param == "triton" and not TRITON:
+        pytest.skip("needs a CUDA device, or Triton and TRITON_INTERPRET=1")
+    module = ops._triton() if request.param == "triton" else None
+    monkeypatch.setattr(ops, "kernels_for", lambda x: module)
+    return request.param
+
+
+def random_cameras(n):
+    torch.manual_seed(n)
+    c2w = torch.eye(4).repeat(n, 1, 1)
+    c2w[:, :3, :3] = torch.linalg.qr(torch.eye(3) + 0.2 * torch.randn(n, 3, 3))[0]
+    c2w[:, :3, 3] = torch.randn(n, 3) / 2
+    k = torch.tensor([40.0, 41.0, 24.5, 16.0]) + torch.rand(n, 4)
+    return c2w, k, torch.cat([c2w[:, :3].flatten(1), k], dim=1).to(DEVICE)
+
+
+def close(a, b, dtype=torch.float32):
+    torch.testing.assert_close(
+        a.float().cpu(), b.float().cpu(), atol=2e-6 if dtype == torch.float32 else 2e-2, rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_are_what_the_tokenizers_are_given(provider, dtype):
+    model = ec.EfficientLVSM(ec.ModelConfig(width=64, head_dim=32, layers=1, image_size=(32, 48)))
+    c2w, k, cameras = random_cameras(2)
+    images = torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8)
+    plucker = model._plucker(c2w, k, (32, 48))
+    colours = images.permute(0, 3, 1, 2).float() / 255 * 2 - 1
+    like = torch.empty(0, dtype=dtype, device=DEVICE)
+    for given, planes, tokenizer in (
+        (images.to(DEVICE), torch.cat([colours, plucker], 1), model.rgbp_tokenizer),
+        (None, plucker, model.target_pose_tokenizer),
+    ):
+        tokens = ops.image_tokens(given, cameras, (32, 48), 8, like)
+        assert tokens.dtype == dtype
+        close(tokens, tokenizer[0](planes).flatten(0, 1).to(dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_are_normalised_and_views_written_into_their_slot(provider, dtype):
+    """37 rows of 3 heads: queries, keys, values of a block, then keys and values of a view."""
+    torch.manual_seed(0)
+    y, gains = torch.randn(37, 15, 32).to(dtype), torch.rand(15, 32).to(dtype)
+    gains[6:9] = gains[12:] = 1
+    expected = torch.empty_like(y)
+    for head in range(15):
+        norm = RMSNorm(32)
+        norm.weight.data = gains[head]
+        expected[:, head] = norm(y[:, head])
+    store = torch.full((2, 4, 37, 3, 32), 7.0, dtype=dtype, device=DEVICE)
+    slot = torch.tensor([2], dtype=torch.int32, device=DEVICE)
+    given = y.flatten(1).clone().to(DEVICE)
+    ops.norm_heads_(given, gains.to(DEVICE), 6, 9, store, slot)
+    after = given.cpu().unflatten(1, (15, 32))
+    close(after[:, :6], expected[:, :6], dtype)
+    assert torch.equal(after[:, 6:9], y[:, 6:9]), "values are left as they are"
+    close(store[0, 2], expected[:, 9:12], dtype)
+    assert torch.equal(store[1, 2].cpu(), y[:, 12:])
+    assert (store[:, [0, 1, 3]] == 7).all(), "other slots are left as they are"
+    queries = y[:, :3].flatten(1).contiguous().to(DEVICE)
+    ops.norm_heads_(queries, gains[:3].to(DEVICE), 3, 3)
+    close(queries.unflatten(1, (3, 32)), expected[:, :3], dtype)
+
+
+def test_slots_are_gathered_in_the_order_asked_for(provider):
+    layer = torch.randn(2, 6, 40, 3, 64, device=DEVICE)
+    room = torch.empty(2 * 5 * 40 * 3 * 64, device=DEVICE)
+    slots = torch.tensor([5, 0, 3], dtype=torch.int32, device=DEVICE)
+    assert torch.equal(ops.gather_slots(layer, slots, room), layer[:, [5, 0, 3]])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_attention_in_parts_is_attention(provider, parts):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, n, 3, 32, device=DEVICE) for n in (41, 120, 120))
+    scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()) / 32**0.5
+    expected = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v.double())
+    close(ops.split_attention(q, k, v, parts), expected)
+
+
+def test_paint_rounds_and_crops(provider):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(3 * 24, 192, device=DEVICE)
+    exact = 255 * ops.pixels(logits, 3, (32, 48), 8)[:, :, :30, :41].permute(0, 2, 3, 1)
+    painted = ops.paint(logits, 3, (32, 48), (30, 41), 8)
+    assert painted.dtype == torch.uint8 and painted.is_contiguous()
+    assert (painted.float() - exact).abs().max() <= 0.5001
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_is_exact(provider, dtype):
+    if provider == "triton" and DEVICE == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter has no matrix product in bfloat16")
+    torch.manual_seed(0)
+    x, w = torch.randn(70, 128).to(dtype), (torch.randn(96, 128) / 8).to(dtype)
+    expected = torch.nn.functional.gelu(x.double() @ w.double().T)
+    close(ops.linear_gelu(x.to(DEVICE), w.to(DEVICE), (32, 64, 32, 4, 2)), expected, dtype)
