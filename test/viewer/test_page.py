@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -47,6 +48,7 @@ class Stage:
     viewer: Viewer
     tab: Any
     screenshots: Path
+    videos: Path
     errors: list[str]
 
     @property
@@ -86,10 +88,11 @@ class Stage:
 
     def drag(self, dx: int, steps: int = 12) -> None:
         mouse = self.tab.mouse
-        mouse.move(250, 350)
+        x, y = 400, 400  # beside the notifications
+        mouse.move(x, y)
         mouse.down()
         for step in range(steps):
-            mouse.move(250 + dx * (step + 1) / steps, 350)
+            mouse.move(x + dx * (step + 1) / steps, y)
             self.tab.wait_for_timeout(30)
         mouse.up()
 
@@ -104,23 +107,28 @@ class Stage:
 def stage(
     small_model: Path, browser: Any, screenshots: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stage]:
+    scenes, videos = tmp_path_factory.mktemp("scenes"), tmp_path_factory.mktemp("videos")
+
     def start() -> NodeProcess:
-        return NodeProcess(model=str(small_model), status_period=0.1, keyframe_max_rate=0.0)
+        return NodeProcess(
+            model=str(small_model), status_period=0.1, keyframe_max_rate=0.0, scene_directory=str(scenes)
+        )
 
     with contextlib.ExitStack() as stack:
         node = start()
         stack.callback(lambda: stage.node.close())
         peer = Peer()
         stack.callback(peer.close)
-        options = parse(["--port", "18080", "--out", str(tmp_path_factory.mktemp("videos"))])
+        options = parse(["--port", "18080", "--out", str(videos)])
         viewer = stack.enter_context(Viewer(options))
         tab = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
         stack.callback(tab.close)
-        stage = Stage(start, node, peer, viewer, tab, screenshots, [])
+        stage = Stage(start, node, peer, viewer, tab, screenshots, videos, [])
         tab.on("console", lambda m: stage.errors.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda error: stage.errors.append(str(error)))
         node.wait_for("active")
         wait_until(peer.connected, "the node and its peer to find each other")
+        tab.set_default_timeout(20_000)
         tab.goto(viewer.url)
         yield stage
 
@@ -141,7 +149,7 @@ def on_page(T_world_cam: np.ndarray, camera: Any, point: np.ndarray) -> np.ndarr
 
 def test_keyframes_appear_with_pictures(stage: Stage) -> None:
     stage.wait(lambda: stage.viewer.pages, "the page to connect")
-    stage.tab.get_by_text("is watching").wait_for(timeout=20_000)
+    stage.tab.get_by_text("is watching").wait_for()
     insert_three(stage)
     stage.wait(lambda: len(stage.viewer.scenery) == 3, "three frusta")
     stage.wait(lambda: stage.viewer.scenery.pictures == 3, "their pictures")
@@ -216,13 +224,17 @@ def test_sliders_change_what_is_asked_for(stage: Stage) -> None:
     for index, value in enumerate(("2", "90", "128")):
         boxes.nth(index).fill(value)
         boxes.nth(index).press("Enter")
-    stage.wait(
-        lambda: (view := stage.page.shown.view).max_views == 2 and view.camera.height == 128, "a smaller one"
-    )
+
+    def followed() -> bool:
+        view = stage.page.shown.view
+        focal = view.camera.fy / view.camera.height
+        # tan(90 degrees / 2) is 1.
+        return view.max_views == 2 and view.camera.height == 128 and abs(focal - 0.5) < 0.01
+
+    stage.wait(followed, "a smaller picture of more")
     stage.at_rest()
     after = stage.page.shown
     assert after.views_used == 2 and after.image.shape[0] == 128
-    assert after.view.camera.fy / 128 == pytest.approx(0.5, abs=0.01)  # 90 degrees
     assert before.camera.fy / 256 == pytest.approx(0.866, abs=0.01)  # 60 degrees
 
 
@@ -243,14 +255,55 @@ def test_buttons_act_on_the_node(stage: Stage) -> None:
     stage.wait(lambda: len(stage.viewer.scenery) == 3, "three frusta")
 
 
+def test_scenes_are_saved_and_loaded(stage: Stage) -> None:
+    kept = np.array(stage.viewer.link.held.poses)
+    name = stage.tab.locator("input[value=scene]")
+    name.fill("kitchen")
+    name = stage.tab.locator("input[value=kitchen]")
+    name.press("Enter")
+    stage.tab.wait_for_timeout(300)
+    stage.click("Save")
+    stage.tab.get_by_text("Save: done").wait_for()
+    stage.click("Reset")
+    stage.click("Forget them")
+    stage.wait(lambda: len(stage.viewer.scenery) == 0, "no frusta")
+    stage.click("Load")
+    stage.wait(lambda: len(stage.viewer.scenery) == 3, "the frusta of the file")
+    np.testing.assert_allclose(stage.viewer.link.held.poses, kept, atol=1e-6)
+    name.fill("../kitchen")
+    stage.tab.wait_for_timeout(300)
+    stage.click("Load")
+    stage.tab.get_by_text("Load failed").wait_for()
+    assert len(stage.viewer.scenery) == 3
+
+
+def test_a_recorded_movement_becomes_a_video(stage: Stage) -> None:
+    stage.click("Record")
+    stage.tab.get_by_role("button", name="Stop recording").wait_for()
+    stage.drag(80, steps=30)
+    stage.click("Stop recording")
+    button = stage.tab.get_by_role("button", name="pictures to a video")
+    frames = int(button.inner_text().split()[1])
+    with stage.tab.expect_download(timeout=40_000) as download:
+        button.click()
+        stage.tab.get_by_text("The video is ready").wait_for(timeout=40_000)
+        stage.tab.get_by_role("link").last.click()
+    (video,) = stage.videos.glob("*.mp4")
+    assert download.value.suggested_filename == video.name
+    reader = imageio_ffmpeg.read_frames(str(video))
+    size = next(reader)["size"]
+    assert size[1] == stage.page.view().camera.height
+    assert sum(1 for _ in reader) == frames > 5
+
+
 def test_it_goes_on_when_the_node_was_started_again(stage: Stage) -> None:
     stage.node.close()
-    stage.tab.get_by_text("does not answer").wait_for(timeout=20_000)
+    stage.tab.get_by_text("does not answer").wait_for()
     stage.photograph("without_node")
     stage.node = stage.start()
     stage.node.wait_for("active")
     wait_until(stage.peer.connected, "the new node and the peer to find each other")
-    stage.tab.get_by_text("is watching").wait_for(timeout=20_000)
+    stage.tab.get_by_text("is watching").wait_for()
     stage.wait(lambda: len(stage.viewer.scenery) == 0, "the old keyframes to go")
     count = stage.page.count
     stage.peer.wait_for_status(lambda s: s.keyframes == 0, "no keyframes")
