@@ -67,13 +67,13 @@ class CameraInput:
         self.seen = -float("inf")  # when it came
         self._name, self._reports, self._rectified = name, reports, settings.images_rectified
         # By stamp, so that an image finds its own camera_info where the driver sends one with every image.
-        self._infos: collections.deque[tuple[int, Calibration | None]] = collections.deque(maxlen=64)
+        self._infos: collections.deque[tuple[int, Calibration | str]] = collections.deque(maxlen=64)
         self._unpaired: collections.deque[int] = collections.deque(
             maxlen=8
         )  # stamps of images without theirs
         self._paired = False
         # By calibration, so that a lens's maps are made once, also when infos take turns.
-        self._calibrations: collections.OrderedDict[tuple[Any, ...], Calibration | None] = (
+        self._calibrations: collections.OrderedDict[tuple[Any, ...], Calibration | str] = (
             collections.OrderedDict()
         )
 
@@ -101,18 +101,23 @@ class CameraInput:
         stamp = stamp_ns(message.header.stamp)
         self._paired = self._paired or stamp in self._unpaired
         self._infos.append((stamp, calibration))
-        return calibration
+        return None if isinstance(calibration, str) else calibration
 
-    def _read(self, message: CameraInfo) -> Calibration | None:
+    def _read(self, message: CameraInfo) -> Calibration | str:
+        """Return what a message says, or what is wrong with it."""
         try:
             return rectification.read(message, self._rectified)
         except ConversionError as error:
-            self._reports.add("camera_info", (f"{self._name}: " if self._name else "") + str(error))
-            return None
+            text = (f"{self._name}: " if self._name else "") + str(error)
+            self._reports.add("camera_info", text)
+            return text
 
-    def calibration_at(self, stamp: int) -> Calibration | None:
-        """Return what is known of the camera of an image: its own camera_info's, or the newest before it."""
-        before: tuple[int, Calibration | None] | None = None
+    def calibration_at(self, stamp: int) -> Calibration | str:
+        """Return what is known of the camera of an image, or why it is not.
+
+        That is what its own camera_info says, or else the newest before it.
+        """
+        before: tuple[int, Calibration | str] | None = None
         for at, calibration in reversed(self._infos):
             if at == stamp:
                 return calibration
@@ -120,8 +125,11 @@ class CameraInput:
                 before = at, calibration
         if before is not None:
             return before[1]
-        # Stamps of another clock, or an image from before the first one.
-        return self._infos[-1][1] if self._infos else None
+        if self._infos:  # with stamps of another clock, or the image is from before the first one
+            return self._infos[-1][1]
+        return (
+            "image has no usable camera_info: is the topic published and remapped, and the camera calibrated?"
+        )
 
     def _complete(self, stamp: int, waited: float) -> bool:
         """Tell whether an image need not wait for camera_info: what it is judged by must not hang on luck."""

@@ -27,6 +27,8 @@ from elvsm_ros.timeline import Order, Timeline
 
 CAMERA_PATIENCE = 0.25
 """Seconds for which an image waits for older ones of the other cameras."""
+OLD_PATIENCE = 2.0
+"""Seconds after which messages with old stamps are late ones, and not the first of a clock that was set back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +109,10 @@ class Intake:
             for index, name in enumerate(names)
         ]
         self._ready: list[Ready] = []  # by stamp
-        self._sync_timeout = settings.sync_timeout
         # Messages that are far older than the ones before them wait until it is clear what that means.
         self._timeline = Timeline()
         self._old_poses: list[tuple[int, NDArray[np.float64], NDArray[np.float64]]] = []
+        self._old_poses_since: float | None = None
         self.on_restart: Callable[[], None] = lambda: None
         """Called when the scene is to be forgotten because the clock was set back."""
         self._no_extrinsics = settings.extrinsics == "parameter" and settings.body_to_camera[:7] == (
@@ -127,6 +129,9 @@ class Intake:
             settings.keyframe_distance, float(np.deg2rad(settings.keyframe_angle)), settings.keyframe_max_rate
         )
         self._backlog = settings.insert_queue
+        self.poses.limit(settings.pose_gap)
+        for camera in self._cameras:
+            camera.images.limit(settings.sync_queue, settings.sync_timeout)
 
     def add_camera_info(self, message: CameraInfo, camera: int = 0) -> None:
         """Take a CameraInfo. A bad one makes the images it belongs to unusable, until a good one arrives."""
@@ -156,11 +161,31 @@ class Intake:
             return
         if order is Order.JUMP:
             self._jump("pose")
-        elif order is Order.OLD:
+        elif order is Order.OLD:  # not refused until it is clear which clock its stamp is of
             self._old_poses.append(parts)
+            return
         else:
-            self._old_poses.clear()
+            self._refuse_old_poses()
+        if order is Order.BACK:
+            self._drop_pose_ahead(parts[0])
         self._add_pose(*parts)
+
+    def _refuse_old_poses(self) -> None:
+        """Have the buffer say what is wrong with the late poses."""
+        for parts in self._old_poses:
+            self._add_pose(*parts)
+        self._old_poses.clear()
+        self._old_poses_since = None
+
+    def _drop_pose_ahead(self, stamp: int) -> None:
+        newest = self.poses.newest
+        if newest is not None and newest > stamp:
+            self.poses.drop_newest()
+            self._reports.add(
+                "pose",
+                f"pose is {(newest - stamp) / 1e9:.0f} s ahead of the next one and is left out: does a second source "
+                f"publish it, with another clock?",
+            )
 
     def _see_body(self, frame_id: str) -> None:
         self._body_frame = frame_id
@@ -252,8 +277,12 @@ class Intake:
 
     def collect(self, now: float) -> None:
         """See which images are complete. Call it after every message and now and then. now: seconds, steady."""
+        if self._old_poses:
+            self._old_poses_since = now if self._old_poses_since is None else self._old_poses_since
+            if now - self._old_poses_since > OLD_PATIENCE:
+                self._refuse_old_poses()
         for index, camera in enumerate(self._cameras):
-            self._reject_old_images(camera, now - self._sync_timeout)
+            self._reject_old_images(camera, now - OLD_PATIENCE)
             posed, unposed = camera.images.poll(now)
             for image in unposed:
                 self.reject(image.message)
@@ -289,12 +318,9 @@ class Intake:
         return False
 
     def _judge(self, item: Ready) -> Candidate | None:
-        calibration = self.calibration_at(item.stamp, item.camera)
-        if calibration is None:
-            self.reject(
-                "image has no usable camera_info: is the topic published and remapped, and the camera "
-                "calibrated?"
-            )
+        calibration = self._cameras[item.camera].calibration_at(item.stamp)
+        if isinstance(calibration, str):
+            self.reject(calibration, "camera_info")
             return None
         key = self.admission.offer(item.T_world_cam, item.stamp, self._rule, item.camera)
         if key is None:
@@ -303,10 +329,10 @@ class Intake:
             item.message, item.stamp, item.T_world_cam, calibration.camera, key, calibration.lens, self._gate
         )
 
-    def reject(self, message: str) -> None:
-        """Note that an image was refused as bad input."""
+    def reject(self, message: str, kind: str = "image") -> None:
+        """Note that an image was refused as bad input. kind: of the report."""
         self.counters.images_rejected += 1
-        self._reports.add("image", message)
+        self._reports.add(kind, message)
 
     def pause(self, paused: bool) -> None:
         """Count images but ignore them from now on, those that wait for a pose included; or stop that."""
@@ -334,10 +360,12 @@ class Intake:
             self._tf.clear()
         self._forget_images()
         self._old_poses.clear()
+        self._old_poses_since = None
 
     def calibration_at(self, stamp: int, camera: int = 0) -> Calibration | None:
-        """Return what is known of the camera of an image: its own camera_info's, or the newest before it."""
-        return self._cameras[camera].calibration_at(stamp)
+        """Return what is known of the camera of an image, or None where that is nothing good."""
+        calibration = self._cameras[camera].calibration_at(stamp)
+        return None if isinstance(calibration, str) else calibration
 
     def from_frame(self, frame_id: str) -> NDArray[np.float64]:
         """Return T_world_frame [4, 4] by TF. Raises PoseError where that is not known."""

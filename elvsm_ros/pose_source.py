@@ -76,6 +76,10 @@ class PoseBuffer:
     def __len__(self) -> int:
         return len(self._stamps)
 
+    def limit(self, gap: float) -> None:
+        """Interpolate over no more than so many seconds from now on."""
+        self._gap = round(gap * SECOND)
+
     @property
     def newest(self) -> int | None:
         """Stamp of the newest pose, or None."""
@@ -138,6 +142,12 @@ class PoseBuffer:
         fraction = (stamp - self._stamps[after - 1]) / gap
         (p, q), (p_after, q_after) = self._poses[after - 1], self._poses[after]
         return self._camera(p + fraction * (p_after - p), slerp(q, q_after, fraction))
+
+    def drop_newest(self) -> None:
+        """Forget the newest pose: its stamp has turned out to be wrong."""
+        if self._stamps:
+            self._stamps.pop()
+            self._poses.pop()
 
     def clear(self) -> None:
         """Forget all poses; the counts stay."""

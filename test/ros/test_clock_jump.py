@@ -36,6 +36,14 @@ def test_three_in_a_row_are_a_jump_and_leftovers_are_told_apart() -> None:
     assert orders(timeline, "pose", [60, 101]) == "NN"  # time goes on, as far as before and farther
 
 
+def test_one_message_that_is_far_ahead_is_no_jump() -> None:
+    timeline = Timeline()
+    assert orders(timeline, "pose", [10, 10.1, 3610, 10.2, 10.3, 3610, 10.1, 10.4]) == "NNNBNNBN"
+    # A pause is none: what follows goes on from there, and a jump back is told as ever.
+    assert orders(timeline, "pose", [60, 60.1, 11, 60.2]) == "NNON"
+    assert orders(timeline, "pose", [0, 0.1, 0.2, 0.3]) == "OOJN"
+
+
 def test_a_recording_of_four_messages_that_starts_again() -> None:
     assert orders(Timeline(), "pose", [0, 1, 2, 3, 0, 1, 2, 3]) == "NNNNOOJN"
 
@@ -109,7 +117,7 @@ def test_a_late_image_is_refused_and_nothing_else_happens() -> None:
     walk(desk, 0.0)
     desk.image(SECOND // 10, now=0.0)
     assert desk.intake.counters.images_rejected == 0
-    desk.candidates += desk.intake.poll(1.1)
+    desk.candidates += desk.intake.poll(2.1)
     assert desk.intake.counters.images_rejected == 1 and "more than a second older" in desk.lines[-1]
     assert desk.restarts == 0 and len(desk.candidates) == 10
 

@@ -157,7 +157,13 @@ def test_poses_in_another_frame_are_refused(desk: Desk) -> None:
 def test_an_old_pose_is_refused_and_says_how_old(desk: Desk) -> None:
     desk.pose(9 * SECOND, np.eye(4))
     desk.pose(5 * SECOND, np.eye(4))
+    assert desk.intake.poll(0.0) == [] and desk.lines == []  # the clock may have been set back
+    desk.pose(9 * SECOND + 1, np.eye(4))
     assert "4.0 s older than the newest" in desk.lines[-1] and "on_time_jump" in desk.lines[-1]
+    desk.pose(5 * SECOND, np.eye(4))
+    for now in (1.0, 3.1):
+        desk.intake.poll(now)
+    assert len(desk.lines) == 2 and len(desk.intake.poses) == 2
 
 
 def test_an_image_whose_pose_never_comes_is_given_up(desk: Desk) -> None:
