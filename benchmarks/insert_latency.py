@@ -14,7 +14,7 @@ import time
 import harness  # before rclpy
 from harness import Figures, Peer
 
-PATIENCE = 20.0
+PATIENCE = 3.0
 
 
 def measure(
@@ -47,7 +47,9 @@ def main() -> None:
     with harness.weights(options.model) as model:
         for encoding, transport in (("rgb8", "raw"), ("jpeg", "compressed")):
             # Few keyframes are kept, so that their list does not grow while it is measured.
-            settings = {"image_transport": transport, "keyframe_max_rate": 100.0, "max_keyframes": 16}
+            settings = {
+                "image_transport": transport, "keyframe_max_rate": 0.0, "keyframe_distance": 0.1, "max_keyframes": 16,
+            }  # fmt: skip
             with harness.node(model, device=options.device, max_views=options.max_views, **settings):
                 peer = Peer()
                 peer.wait_for_service()

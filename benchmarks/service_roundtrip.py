@@ -65,7 +65,7 @@ def main() -> None:
         encoding=options.encoding,
     )  # fmt: skip
     with harness.weights(options.model) as model:
-        with harness.node(model, device=options.device, max_views=options.max_views):
+        with harness.node(model, device=options.device, max_views=options.max_views, keyframe_distance=0.1):
             peer = Peer()
             peer.fill(options.keyframes)
             used = peer.call(request)[0].views_used
