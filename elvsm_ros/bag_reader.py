@@ -23,6 +23,7 @@ from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from elvsm_ros import rectification
+from elvsm_ros.bag_salvage import CutOffFile, salvaged
 from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, image_to_rgb, pose_to_parts, stamp_ns
 from elvsm_ros.pose_source import PoseBuffer, PoseError
 from elvsm_ros.rectification import Calibration, Lens
@@ -73,11 +74,12 @@ class Bag:
     """An open recording; a context manager.
 
     path: the folder of a rosbag2, one of its .mcap or .db3 files, or a ROS 1 .bag. Raises BagError for a path
-    that is missing, truncated or no recording. Times are nanoseconds on the recorder's clock.
+    that is missing, truncated or no recording. salvage: read an mcap file that was cut off up to there, and raise
+    then. Times are nanoseconds on the recorder's clock.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | Path, salvage: bool = False):
+        self.path, self._salvage = Path(path).expanduser(), salvage
         if not self.path.exists():
             raise BagError(f"{self.path}: there is no such file or folder")
         if self.path.is_dir() and not (self.path / "metadata.yaml").exists():
@@ -98,9 +100,15 @@ class Bag:
             )
         self.start, self.end = self._reader.start_time, self._reader.end_time
 
-    def _open(self) -> AnyReader:
+    def _open(self) -> AnyReader | CutOffFile:
         reader = AnyReader([self.path], default_typestore=_typestore())
-        reader.open()
+        try:
+            reader.open()
+        except Exception:
+            rest = salvaged(self.path) if self._salvage else None
+            if rest is None:
+                raise
+            return rest
         return reader
 
     def __enter__(self) -> Bag:

@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # And before PyTorch is: threads that spin while they wait slow everything down where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _run(options, console)
+        return _run(options, console, stop)
     except (ValueError, OSError) as error:  # BagError, ParameterError, CheckpointError: all say what to do
         _complain(str(error))
         return 2
@@ -48,16 +49,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("ended by Ctrl-C: the same command goes on from what was measured")
         return 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _run(options: Options, console: Console) -> int:
+class _Stop:
+    """What Ctrl-C and SIGTERM do: once `check` has been called, that raises KeyboardInterrupt, and nothing else does.
+
+    An exception in the middle of anything would make some C extensions report something else.
+    """
+
+    def __init__(self) -> None:
+        self._asked = self._checked = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self._asked or not self._checked:  # asked twice: at once
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def check(self) -> None:
+        self._checked = True
+        if self._asked:
+            self._asked = self._checked = False
+            raise KeyboardInterrupt
+
+
+def _run(options: Options, console: Console, stop: _Stop) -> int:
     from elvsm_ros.bag_reader import Bag, find_streams
     from elvsm_ros.bag_tf import tf_ends
     from elvsm_ros.parameters import Settings
 
     settings = Settings.from_values(options.parameters)
-    with Bag(options.bag) as bag:
+    with Bag(options.bag, salvage=True) as bag:
         streams = find_streams(bag, options.image_topic, options.camera_info_topic, options.pose_topic)
         console.print(f"{bag.path}: {bag.duration:.1f} s", markup=False, soft_wrap=True)
         for topic in (streams.image, streams.camera_info, streams.pose):
@@ -72,10 +95,10 @@ def _run(options: Options, console: Console) -> int:
         from elvsm_ros.evaluation.measure import UNFINISHED, evaluate
         from elvsm_ros.evaluation.replay import Source
 
-        with _Bars(console) as tell:
+        with _Bars(console, stop.check) as tell:
             results = evaluate(Source(bag, streams, ends), settings, options, tell)
     _report(options, console, results)
-    if not results.interrupted:
+    if not results.goes_on:
         shutil.rmtree(options.out / UNFINISHED, ignore_errors=True)
     if results.incomplete:
         _complain(f"{results.incomplete}; the results until then are in {options.out}")
@@ -133,9 +156,10 @@ def _print(console: Console, head: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 class _Bars:
-    """A progress bar for each stage; called with (stage, done, total)."""
+    """A progress bar for each stage; called with (stage, done, total). check: called each time."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, check: Callable[[], None]):
+        self._check = check
         self._progress = Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=24),
@@ -156,6 +180,7 @@ class _Bars:
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+        self._check()
 
 
 def _complain(text: str) -> None:

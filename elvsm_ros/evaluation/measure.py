@@ -88,7 +88,7 @@ class Evaluation:
         A recording that turns out to be damaged on the way, and Ctrl-C, give the results so far.
         """
         begin = time.perf_counter()
-        incomplete, noise, node = "", [], None
+        incomplete, failed, noise, node = "", "", [], None
         try:
             self._replay()
         except BagError as error:
@@ -98,15 +98,16 @@ class Evaluation:
         if not self._path:
             raise BagError(incomplete) if incomplete else nothing_usable(self._source, self._complaints)
         try:
-            self._render_offline()
-            if self._options.pose_noise and self._views:
+            if incomplete != INTERRUPTED:
+                self._render_offline()
+            if self._options.pose_noise and self._views and not incomplete:
                 noise = self._disturb()
             if self._options.through_node and self._views and not incomplete:
                 node = self._go_through_node()
         except KeyboardInterrupt:
             incomplete = incomplete or INTERRUPTED
-        except (CallFailed, ProcessDied, TimeoutError) as error:
-            incomplete = f"through the node: {error}"
+        except (CallFailed, ProcessDied) as error:
+            incomplete = failed = f"through the node: {error}"
         verdict = self._convention.verdict()
         return Results(
             facts=self._facts(),
@@ -119,7 +120,7 @@ class Evaluation:
             pose_noise=noise,
             timing=self._timing(time.perf_counter() - begin),
             incomplete=incomplete,
-            interrupted=incomplete == INTERRUPTED,
+            goes_on=bool(failed) or incomplete == INTERRUPTED,
             through_node=node,
         )
 

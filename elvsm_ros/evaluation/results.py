@@ -87,6 +87,8 @@ class NodeRun:
 class Results:
     """An evaluation; what is missing of it when it was cut short is told by `incomplete`.
 
+    goes_on: another run can take over from this one.
+
     path, keyframes: T_world_cam [n, 4, 4] of all images used, and of the keyframes at the end. facts: what was
     evaluated. counts: images and keyframes. timing: milliseconds, bytes and seconds, which differ between runs.
     """
@@ -101,7 +103,7 @@ class Results:
     pose_noise: list[dict[str, float]]
     timing: dict[str, float]
     incomplete: str = ""
-    interrupted: bool = False
+    goes_on: bool = False
     through_node: NodeRun | None = None
 
     def summary(self) -> dict[str, dict[str, dict[str, float | None]]]:

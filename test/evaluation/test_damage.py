@@ -1,0 +1,181 @@
+"""Recordings that end too early or are damaged in their middle, and evaluations that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from far_away import write_turning
+from rewriting import copied
+from rosbags.rosbag2 import CompressionMode, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from elvsm_ros.bag_reader import Bag, BagError
+from elvsm_ros.evaluate_bag import main
+
+QUICK = ("--lpips", "no", "--no-video", "--device", "cpu")
+
+
+def evaluate(bag: Path, model: Path, out: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    status = main(["--bag", str(bag), "--model", str(model), "--out", str(out), *QUICK, *more])
+    path = out / "results.json"
+    return status, json.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture(scope="module")
+def chunked(turning_bag: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a compressed recording in several chunks."""
+    target = tmp_path_factory.mktemp("chunked") / "bag"
+    return copied(turning_bag, target, CompressionMode.STORAGE, chunk=20)
+
+
+@pytest.mark.parametrize("what", ["cut off", "folder cut off", "damaged inside"])
+def test_what_can_be_read_is_evaluated_and_the_rest_told(
+    what: str, chunked: Path, blind_model: Path, tmp_path: Path, capsys
+) -> None:
+    bag = copied(chunked, tmp_path / "bag", CompressionMode.STORAGE, chunk=20)
+    (file,) = bag.glob("*.mcap")
+    data = bytearray(file.read_bytes())
+    if what == "damaged inside":
+        middle = int(0.6 * len(data))
+        data[middle : middle + 300] = b"\x55" * 300
+    else:
+        data = data[: int(0.7 * len(data))]
+    file.write_bytes(data)
+    status, results = evaluate(file if what == "cut off" else bag, blind_model, tmp_path / "out")
+    error = " ".join(capsys.readouterr().err.split())
+    assert status == 2
+    assert results["complete"] is False and 3 < len(results["frames"]) < 18
+    for words in (
+        str(bag),
+        "truncated or damaged",
+        "mcap recover",
+        "the results until then are in",
+        results["incomplete"],
+    ):
+        assert words in error
+    assert "Not complete" in (tmp_path / "out" / "index.html").read_text()
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_a_cut_that_lies_behind_what_is_used_does_not_matter(
+    chunked: Path, blind_model: Path, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.mcap"
+    whole = next(chunked.glob("*.mcap")).read_bytes()
+    cut.write_bytes(whole[: int(0.7 * len(whole))])
+    status, results = evaluate(cut, blind_model, tmp_path / "out", "--seconds", "1")
+    assert (status, results["complete"]) == (0, True)
+    with pytest.raises(BagError, match="truncated or damaged"):
+        Bag(cut)
+
+
+@pytest.mark.parametrize(
+    ("drop", "words"),
+    [
+        ("compressed", ["no image topic", "sensor_msgs/msg/Image", "record one as well"]),
+        ("camera_info", ["no camera_info topic", "sensor_msgs/msg/CameraInfo", "record one as well"]),
+        ("pose", ["no pose topic", "tf2_msgs/msg/TFMessage", "nav_msgs/msg/Odometry", "record one as well"]),
+    ],
+)
+def test_topics_that_are_missing_are_named(
+    drop: str, words: list[str], turning_bag: Path, blind_model: Path, tmp_path: Path, capsys
+) -> None:
+    bag = copied(turning_bag, tmp_path / "bag", drop=(drop,))
+    assert evaluate(bag, blind_model, tmp_path / "out") == (2, {})
+    error = " ".join(capsys.readouterr().err.split())
+    for word in [str(bag), "/camera/", *words]:
+        assert word in error
+
+
+def test_topics_of_unknown_types_do_no_harm_and_do_not_serve(
+    turning_bag: Path, blind_model: Path, tmp_path: Path, capsys
+) -> None:
+    def add(writer: Writer) -> None:
+        kind = "fancy_bot/msg/Whereabouts"
+        store = get_typestore(Stores.ROS2_KILTED)
+        store.register(get_types_from_msg("float64 x\n", kind))
+        topic = writer.add_connection("/fancy", kind, typestore=store)
+        writer.write(topic, 11 * 10**9, bytes(store.serialize_cdr(store.types[kind](x=1.0), kind)))
+
+    beside = copied(turning_bag, tmp_path / "beside", more=add)
+    assert evaluate(beside, blind_model, tmp_path / "out")[0] == 0
+    capsys.readouterr()
+    alone = copied(turning_bag, tmp_path / "alone", drop=("pose",), more=add)
+    assert evaluate(alone, blind_model, tmp_path / "none") == (2, {})
+    error = " ".join(capsys.readouterr().err.split())
+    assert "no pose topic" in error and "/fancy (fancy_bot/msg/Whereabouts, 1)" in error
+    assert evaluate(alone, blind_model, tmp_path / "none", "--pose-topic", "/fancy") == (2, {})
+    assert "but must be geometry_msgs/msg/PoseStamped" in " ".join(capsys.readouterr().err.split())
+
+
+# Killed
+
+
+@pytest.fixture(scope="module")
+def long_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_turning(tmp_path_factory.mktemp("long") / "bag", images=80)
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(
+    long_bag: Path, blind_model: Path, tmp_path: Path, capsys
+) -> None:
+    out, more = tmp_path / "out", ("--sweep", "1,2,3,4", "--frames", "30")
+    command = [sys.executable, "-m", "elvsm_ros.evaluate_bag", "--bag", str(long_bag), "--model"]
+    command += [str(blind_model), "--out", str(out), *QUICK, *more]
+    found = 0
+    for number, expected in ((signal.SIGKILL, -9), (signal.SIGTERM, 2)):
+        log = tmp_path / "log.txt"
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        end = time.monotonic() + 120
+        while (
+            len(list((out / "unfinished").glob("*.npz"))) < found + 3
+            and process.poll() is None
+            and time.monotonic() < end
+        ):
+            time.sleep(0.002)
+        os.kill(process.pid, number)
+        assert process.wait(60) == expected, log.read_text()
+        found = len(list((out / "unfinished").glob("*.npz")))
+        assert found >= 3
+    partial = json.loads((out / "results.json").read_text())
+    assert partial["complete"] is False and "goes on from there" in partial["incomplete"]
+    status, resumed = evaluate(long_bag, blind_model, out, *more)
+    assert status == 0
+    assert resumed["timing"]["taken_over"] == found
+    assert f"{found} renders from a run before it" in " ".join(capsys.readouterr().out.split())
+    assert not (out / "unfinished").exists()
+    _, whole = evaluate(long_bag, blind_model, tmp_path / "whole", *more)
+    for key in resumed.keys() - {"timing", "frames", "summary"}:
+        assert resumed[key] == whole[key], key
+    # To the last digit with the same number of threads; those of the processes above were others.
+    for mine, theirs in zip(resumed["frames"], whole["frames"], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-3)
+
+
+def test_what_was_measured_of_something_else_is_not_taken_over(
+    turning_bag: Path, blind_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elvsm_ros.evaluation import measure
+
+    class Killed(BaseException):
+        pass
+
+    def die(self: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure.Evaluation, "_render_offline", die)
+        with pytest.raises(Killed):
+            evaluate(turning_bag, blind_model, tmp_path)
+    assert len(list((tmp_path / "unfinished").glob("*.npz"))) == 18
+    status, results = evaluate(turning_bag, blind_model, tmp_path, "--max-views", "2")
+    assert (status, results["timing"]["taken_over"]) == (0, 0)
