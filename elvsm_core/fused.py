@@ -19,8 +19,8 @@ from torch import Tensor
 from . import ops
 from .attention import attention
 from .config import ModelConfig
-from .model import CrossAttention, DecoderBlock, EfficientLVSM, EncoderBlock, SelfAttention, layer_norm
-from .ops import Tile
+from .model import CrossAttention, DecoderBlock, EfficientLVSM, EncoderBlock, SelfAttention
+from .ops import Tile, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)

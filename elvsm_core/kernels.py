@@ -91,6 +91,47 @@ def heads(y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None,
 
 
 @triton.jit
+def _layer_norm(x, out, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    centred = tl.where(inside, value - tl.sum(value, 0) / width, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + 1e-5)
+    tl.store(out + row * width + column, (centred * scale).to(out.dtype.element_ty), mask=inside)
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    _layer_norm[(x.shape[0],)](x, out, x.shape[1], triton.next_power_of_2(x.shape[1]), num_warps=2)
+    return out
+
+
+@triton.jit
+def _gelu(x):
+    # Abramowitz and Stegun 7.1.26: erf to 1.5e-7, with one exponential.
+    z = tl.abs(x) * 0.7071067811865476
+    t = 1 / (1 + 0.3275911 * z)
+    p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    half = 0.5 * p * tl.exp(-z * z)
+    return x * tl.where(x > 0, 1 - half, half)
+
+
+@triton.jit
+def _gelu_kernel(x, size, BLOCK: tl.constexpr):
+    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < size
+    value = tl.load(x + offset, mask=inside, other=0.0)
+    tl.store(x + offset, _gelu(value.to(tl.float32)).to(x.dtype.element_ty), mask=inside)
+
+
+def gelu_(x: Tensor) -> Tensor:
+    block = 4096
+    _gelu_kernel[(triton.cdiv(x.numel(), block),)](x, x.numel(), block, num_warps=8)
+    return x
+
+
+@triton.jit
 def _gather(store, slots, out, slot_stride, kv_stride, views, size, BLOCK: tl.constexpr):
     view, which = tl.program_id(1), tl.program_id(2)
     offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -177,7 +218,7 @@ def _linear(
         a_at += BK
         w_at += BK
     if GELU:
-        acc = 0.5 * acc * (1 + tl.erf(acc * 0.7071067811865476))
+        acc = _gelu(acc)
     at = out + row[:, None] * N + column[None, :]
     tl.store(at, acc.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < N)[None, :])
 

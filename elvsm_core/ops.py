@@ -94,6 +94,12 @@ def _rms(x: Tensor, gain: Tensor) -> Tensor:
     return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + 1e-5)).to(x.dtype) * gain
 
 
+def layer_norm(x: Tensor) -> Tensor:
+    """Normalise rows [rows, d]; neither scale nor offset is learned."""
+    module = kernels_for(x)
+    return F.layer_norm(x, x.shape[-1:], eps=1e-5) if module is None else module.layer_norm(x)
+
+
 def gather_slots(layer: Tensor, slots: Tensor, out: Tensor) -> Tensor:
     """Copy slots (int32 [V]) of a layer [2, slots, tokens, h, D] to the head of out [2·V·...]; return the copy."""
     copy = out[: 2 * len(slots) * layer.stride(1)].view(2, len(slots), *layer.shape[2:])
@@ -107,9 +113,11 @@ def gather_slots(layer: Tensor, slots: Tensor, out: Tensor) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, tile: Tile | None = None) -> Tensor:
     """Return gelu(x @ weight.T), exact (erf). With a tile the two are one Triton kernel."""
-    module = kernels_for(x) if tile is not None and x.dtype in (torch.bfloat16, torch.float16) else None
-    if module is None or tile is None or x.shape[1] % tile[2]:
+    module = kernels_for(x) if x.dtype in (torch.bfloat16, torch.float16) else None
+    if module is None:
         return F.gelu(F.linear(x, weight))
+    if tile is None or x.shape[1] % tile[2]:
+        return module.gelu_(F.linear(x, weight))
     return module.linear_gelu(x, weight, tile)
 
 
