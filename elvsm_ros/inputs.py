@@ -11,18 +11,14 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from elvsm_ros.conversions import stamp_ns
 from elvsm_ros.intake import Intake
 from elvsm_ros.parameters import Settings
+from elvsm_ros.qos import POSE_QOS, SENSOR_QOS, overridable
 from elvsm_ros.reports import Reports
-
-SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Poses are small and many: none may be lost because images keep the executor busy for a moment.
-POSE_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 @dataclasses.dataclass
@@ -53,6 +49,17 @@ class Inputs:
         self._advance, self._reports = advance, reports
         self._topics: list[Topic] = []
         self._silent: set[str] = set()  # topics that have been warned about
+        try:
+            self._subscribe_all()
+        except BaseException:  # an override of the QoS that means nothing, say
+            self.close()
+            raise
+        self.since = time.monotonic()  # one for all, so that one warning speaks of all of them
+        for topic in self._topics:
+            topic.seen = max(self.since, topic.seen)
+
+    def _subscribe_all(self) -> None:
+        settings = self._settings
         for camera in range(len(settings.image_topics)):
             self._subscribe_camera(camera)
         if settings.pose_source == "odom":
@@ -63,10 +70,6 @@ class Inputs:
             )
         elif settings.pose_source == "pose":
             self._subscribe(PoseStamped, "pose", "poses", self._on_pose, POSE_QOS)
-
-        self.since = time.monotonic()  # one for all, so that one warning speaks of all of them
-        for topic in self._topics:
-            topic.seen = max(self.since, topic.seen)
 
     def _subscribe_camera(self, camera: int) -> None:
         settings = self._settings
@@ -94,6 +97,10 @@ class Inputs:
     def topics(self) -> list[Topic]:
         """What came over each of the topics."""
         return self._topics
+
+    def apply(self, settings: Settings) -> None:
+        """Take over what may change at run time."""
+        self._settings = settings
 
     def close(self) -> None:
         """End the subscriptions."""
@@ -127,9 +134,8 @@ class Inputs:
 
         make = self._node.create_subscription
         events = SubscriptionEventCallbacks(incompatible_qos=refused, use_default_callbacks=False)
-        options = QoSOverridingOptions.with_default_policies()
         topic.subscription = make(
-            kind, name, receive, qos, event_callbacks=events, qos_overriding_options=options
+            msg_type=kind, topic=name, callback=receive, event_callbacks=events, **overridable(qos)
         )
         topic.name = topic.subscription.topic_name
         self._topics.append(topic)

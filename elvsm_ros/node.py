@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import faulthandler
 import functools
 import math
-import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from elvsm.msg import Keyframes, PoseUpdates, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_ros import conversions, corrections, health, parameters, spinning, tf_source
+from elvsm_ros import conversions, corrections, health, parameters, standalone, tf_source
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.diagnostics import Diagnostics, Limits, Snapshot
 from elvsm_ros.feed import KeyframeFeed
@@ -39,6 +32,7 @@ from elvsm_ros.inputs import Inputs
 from elvsm_ros.intake import Intake
 from elvsm_ros.keyframe_topics import KeyframeTopics
 from elvsm_ros.parameters import ParameterError, Settings
+from elvsm_ros.qos import LATCHED_QOS, SERVICE_QOS, overridable
 from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
@@ -54,9 +48,6 @@ TICK = 0.1
 """Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
 FAULT_PATIENCE = 5.0
 """Seconds to wait for a device that failed; its thread may never come back."""
-# The usual depth of 10 loses requests of a burst, and whoever sent them waits for ever.
-SERVICE_QOS = QoSProfile(depth=1000)
-LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 Result = TransitionCallbackReturn
 
 
@@ -125,10 +116,15 @@ class ElvsmNode(LifecycleNode):
         return Result.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> Result:
-        self._inputs = Inputs(self, self.settings, self._intake, self._feed.advance, self._reports)
-        self._render_pose_sub = self.create_subscription(
-            PoseStamped, "~/render_pose", self._on_render_pose, 1
-        )
+        try:
+            self._inputs = Inputs(self, self.settings, self._intake, self._feed.advance, self._reports)
+            self._render_pose_sub = self.create_subscription(
+                PoseStamped, "~/render_pose", self._on_render_pose, **overridable(1)
+            )
+        except Exception as error:
+            self._unsubscribe()
+            self.get_logger().error(f"cannot activate: {error}")
+            return Result.FAILURE
         watched = [*self._inputs.names, *(["/tf"] if self._tf else []), self._render_pose_sub.topic_name]
         self.get_logger().info("active: watching " + ", ".join(watched))
         return super().on_activate(state)
@@ -204,7 +200,7 @@ class ElvsmNode(LifecycleNode):
         self._news, self._status_at = True, 0.0
 
         def publisher(kind: type, topic: str, qos: QoSProfile | int) -> Any:
-            made: Any = self.create_publisher(kind, topic, qos)
+            made: Any = self.create_publisher(kind, topic, **overridable(qos))
             self._entities.append(lambda: self.destroy_publisher(made))
             return made
 
@@ -226,7 +222,9 @@ class ElvsmNode(LifecycleNode):
         self._image_pub = publisher(Image, "~/rendered/image", 2)
         self._info_pub = publisher(CameraInfo, "~/rendered/camera_info", 2)
         # Here and not in activate: a map may be corrected while the node only serves renders.
-        updates: Any = self.create_subscription(PoseUpdates, "~/pose_updates", self._on_pose_updates, 10)
+        updates: Any = self.create_subscription(
+            PoseUpdates, "~/pose_updates", self._on_pose_updates, **overridable(10)
+        )
         self._entities.append(lambda: self.destroy_subscription(updates))
         service(RenderViews, "~/render_views", self._on_render_views)
         service(Trigger, "~/reset", self._on_reset)
@@ -314,9 +312,17 @@ class ElvsmNode(LifecycleNode):
             self.settings = self.settings.replaced(values)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        if self._worker is not None:
-            self._intake.apply(self.settings)
+        self._apply(self.settings)
         return SetParametersResult(successful=True)
+
+    def _apply(self, settings: Settings) -> None:
+        """Tell the parts what has changed that they keep."""
+        if self._parts is not None:
+            self._intake.apply(settings)
+            self._parts.worker.limit(settings.insert_queue, settings.render_queue)
+            self._reports.period = settings.log_period
+        if self._inputs is not None:
+            self._inputs.apply(settings)
 
     async def _wait(self, future: Future) -> Any:
         return await wait_for(self, future)
@@ -372,50 +378,7 @@ class ElvsmNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the node as a process of its own, which ends with it."""
-    status = run(args)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not through the interpreter's end: with PyTorch loaded it takes a second, and it waits for a render that
-    # is under way, which cannot be interrupted.
-    os._exit(status)
-
-
-def run(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM, and return the exit status."""
-    # Without it images of 640x480 and more vanish: the default shared memory segment is too small for them.
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    # Read when PyTorch is loaded: its threads must not burn a core while they wait for each other. On two cores
-    # with other work to do, that made renders several times as slow.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stop_asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):  # no KeyboardInterrupt in the middle of the clean-up
-        signal.signal(number, lambda number, frame: stop_asked.append(number))
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.ALL)
-        node = ElvsmNode()
-    except Exception as error:
-        print(f"elvsm_node: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    status = 0
-    if not node.settings.autostart:
-        node.get_logger().info("autostart is off: waiting to be configured and activated (lifecycle)")
-    elif not stop_asked:
-        started = node.trigger_configure() == Result.SUCCESS and node.trigger_activate() == Result.SUCCESS
-        status = 0 if started or stop_asked else 1
-    if not status:
-        spinning.spin(node, executor, lambda: bool(stop_asked))
-    # Participants that leave a DDS network together can spin in each other's farewells for ever (Fast DDS 3.2),
-    # holding Python's lock: only a thread outside of Python gets the process to end then.
-    faulthandler.dump_traceback_later(1.6, exit=True)
-    node.close(timeout=0.5)
-    executor.shutdown(timeout_sec=0.5)
-    node.destroy_node()
-    rclpy.try_shutdown()
-    faulthandler.cancel_dump_traceback_later()
-    return status
+    standalone.run(ElvsmNode, args)
 
 
 if __name__ == "__main__":

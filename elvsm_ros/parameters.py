@@ -129,15 +129,21 @@ class Settings:
     )
     pose_buffer: float = _parameter(10.0, "Seconds of poses that are kept.", low=0.1, high=600.0)
     pose_gap: float = _parameter(
-        0.5, "Seconds between two poses beyond which no pose is interpolated.", low=0.001, high=60.0
+        0.5,
+        "Seconds between two poses beyond which no pose is interpolated.",
+        low=0.001,
+        high=60.0,
+        live=True,
     )
-    sync_timeout: float = _parameter(1.0, "Seconds that an image waits for its pose.", low=0.01, high=60.0)
-    sync_queue: int = _parameter(30, "Images that wait for their pose at most.", low=1, high=1000)
+    sync_timeout: float = _parameter(
+        1.0, "Seconds that an image waits for its pose.", low=0.01, high=60.0, live=True
+    )
+    sync_queue: int = _parameter(30, "Images that wait for their pose at most.", low=1, high=1000, live=True)
     insert_queue: int = _parameter(
         16,
         "Keyframes that wait for the device at most; beyond it the oldest is given up. As many images may wait "
         "until it is known what became of the keyframe before them.",
-        low=1, high=1000,
+        low=1, high=1000, live=True,
     )  # fmt: skip
     on_time_jump: str = _parameter(
         "reset",
@@ -206,7 +212,9 @@ class Settings:
     max_render_pixels: int = _parameter(
         4_194_304, "Pixels that the images of one request may have altogether.", low=1, high=2**31, live=True
     )
-    render_queue: int = _parameter(256, "Requests that wait for the device at most.", low=1, high=10_000)
+    render_queue: int = _parameter(
+        256, "Requests that wait for the device at most.", low=1, high=10_000, live=True
+    )
 
     # Operation
     scene_directory: str = _parameter(
@@ -231,10 +239,10 @@ class Settings:
         5.0,
         "Seconds without images, camera_info or poses, while active, after which a warning says what is known "
         "about the cause; 0: never.",
-        low=0.0, high=3600.0,
+        low=0.0, high=3600.0, live=True,
     )  # fmt: skip
     log_period: float = _parameter(
-        5.0, "Seconds between two log lines that say the same.", low=0.0, high=3600.0
+        5.0, "Seconds between two log lines that say the same.", low=0.0, high=3600.0, live=True
     )
     autostart: bool = _parameter(
         True, "Configure and activate at start; otherwise wait for the lifecycle services."

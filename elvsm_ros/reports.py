@@ -30,7 +30,8 @@ class Reports:
         debug: Callable[[str], object] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._log, self._debug, self._period, self._clock = log, debug, period, clock
+        self._log, self._debug, self._clock = log, debug, clock
+        self.period = period
         self._lock = threading.Lock()
         self._logged: collections.OrderedDict[str, tuple[float, int]] = collections.OrderedDict()
         self.counts: collections.Counter[str] = collections.Counter()
@@ -50,7 +51,7 @@ class Reports:
             self._count_reason(kind, message)
             self.last = self.last_of[kind] = message
             at, silent = self._logged.get(key, (-float("inf"), 0))
-            throttled = now - at < self._period
+            throttled = now - at < self.period
             self._logged[key] = (at, silent + 1) if throttled else (now, 0)
             self._logged.move_to_end(key)
             if len(self._logged) > KNOWN_LIMIT:

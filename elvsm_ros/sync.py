@@ -57,6 +57,10 @@ class ImageSync(Generic[P]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def limit(self, length: int, timeout: float) -> None:
+        """Let so many images wait from now on, and for so long."""
+        self._length, self._timeout = length, timeout
+
     @property
     def oldest(self) -> int | None:
         """The oldest stamp that waits, or None."""

@@ -21,6 +21,7 @@ from std_msgs.msg import Header
 from elvsm.action import RenderTrajectory
 from elvsm_ros import conversions, requests
 from elvsm_ros.feed import Wait
+from elvsm_ros.qos import SERVICE_QOS
 from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context, Query, RequestError
@@ -106,13 +107,12 @@ class Trajectories:
         self._header, self._wait = header, wait
         self._goals = 0  # that there are
         self._waiting: dict[bytes, Future[None]] = {}  # by goal id; first come, first served
-        service_qos = QoSProfile(depth=1000)  # the usual 10 loses requests of a burst
         self._server = ActionServer(
             node, RenderTrajectory, "~/render_trajectory", self._follow,
             callback_group=ReentrantCallbackGroup(), cancel_callback=self._on_cancel,
             feedback_pub_qos_profile=QoSProfile(depth=FEEDBACK_DEPTH),
-            goal_service_qos_profile=service_qos, cancel_service_qos_profile=service_qos,
-            result_service_qos_profile=service_qos,
+            goal_service_qos_profile=SERVICE_QOS, cancel_service_qos_profile=SERVICE_QOS,
+            result_service_qos_profile=SERVICE_QOS,
         )  # fmt: skip
         self._feedback_topic = f"{node.get_fully_qualified_name()}/render_trajectory/_action/feedback"
 

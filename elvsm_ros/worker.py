@@ -120,6 +120,11 @@ class Worker(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def limit(self, offers: int, calls: int) -> None:
+        """Let so many offers and calls wait from now on; those that wait already stay."""
+        with self._condition:
+            self._offers_limit, self._calls_limit = offers, calls
+
     def offer(self, job: Callable[[T], R]) -> Future[R]:
         """Queue a job that may be given up for a newer one: then its future is cancelled."""
         given_up: list[Future] = []
