@@ -150,7 +150,7 @@ class FusedEngine(Engine):
 
     def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
         cameras = self._request.floats[: 16 * targets].view(targets, 16)
-        gathered = None if direct else self._room(self._network.room(views, targets))
+        gathered = None if direct else self._room(self._network.room(views))
         return self._network.decode(cameras, padded, self.cache.store, self._request.ints[:views], gathered)
 
     def _paint(self, views: int, direct: bool, targets: int, size: tuple[int, int]) -> Tensor:
@@ -184,7 +184,7 @@ class FusedEngine(Engine):
             with self._rendering:
                 self._set(np.stack([some_camera(size)] * self.batch), range(self.cache.capacity))
             # All that will be needed, since graphs are lost when it grows.
-            self._room(max(self._network.room(views[0], n) for n in kinds))
+            self._room(self._network.room(views[0]))
             for count in views:
                 for key in ((count, direct, n, size) for n in sorted(kinds) for direct in (False, True)):
                     self._decoder.capture(key, partial(self._paint, *key))

@@ -30,14 +30,11 @@ class Tuning:
     gelu: tiles of the product with GELU, by the least number of token rows, most first; None: two kernels.
     split_keys: parts that the keys of a request are split in, by the most query tokens, fewest first.
     split_from: keys below which nothing is split.
-    branches: groups that targets are decoded in side by side, by the least number of targets, most first: what
-    one group leaves idle, between its kernels and at their ends, is used by another.
     """
 
     gelu: tuple[tuple[int, Tile | None], ...] = ((0, None),)
     split_keys: tuple[tuple[int, int], ...] = ()
     split_from: int = 4096
-    branches: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
@@ -48,11 +45,6 @@ class Tuning:
 
     def gelu_tile(self, rows: int) -> Tile | None:
         return next((tile for least, tile in self.gelu if rows >= least), None)
-
-    def groups(self, targets: int) -> int:
-        """Return how many groups targets are decoded in."""
-        groups = next((n for least, n in self.branches if targets >= least), 1)
-        return groups if targets % groups == 0 else 1
 
     def parts(self, queries: int, keys: int) -> int:
         """Return how many parts the keys are split in."""
@@ -80,10 +72,14 @@ class SideStream:
         with torch.cuda.stream(self._stream):
             yield
 
-    def join(self) -> None:
-        """Have the current stream wait for the side stream."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+    def record(self) -> torch.cuda.Event | None:
+        """Return an event that happens when all that the side stream was given so far is done."""
+        return None if self._stream is None else self._stream.record_event()
+
+    def wait(self, event: torch.cuda.Event | None) -> None:
+        """Have the current stream wait for an event of the side stream."""
+        if self._stream is not None and event is not None:
+            torch.cuda.current_stream(self._stream.device).wait_event(event)
 
 
 class FusedModel:
@@ -99,9 +95,7 @@ class FusedModel:
         self._model = model
         self._encoder = [cast(EncoderBlock, b) for b in model.input_self_attn_blocks]
         self._decoder = [cast(DecoderBlock, b) for b in model.self_cross_blocks]
-        most = max((n for _, n in self.tuning.branches), default=1)
-        self._branches = [SideStream(model.device) for _ in range(most)]
-        self._gathering = [SideStream(model.device) for _ in range(most)]
+        self._side = SideStream(model.device)
         cross = [b.cross_attn for b in self._decoder]
         # After encoder block l: its keys and values, and what block l + 1 attends with.
         self._joint = [
@@ -146,9 +140,9 @@ class FusedModel:
             normed, own = (0, 0) if last else (2 * heads, 3 * heads)
             ops.norm_heads_(y, self._joint_gains[layer], normed, own, store[layer], slot)
 
-    def room(self, views: int, targets: int) -> int:
-        """Return the number of slots of one layer that `decode` needs room for."""
-        return views * self.tuning.groups(targets)
+    def room(self, views: int) -> int:
+        """Return the number of slots of one layer that `decode` needs room for: this layer and the next."""
+        return 2 * views
 
     def decode(
         self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, gathered: Tensor | None
@@ -156,50 +150,29 @@ class FusedModel:
         """Return what the head gives for M targets, [M·P, 3·patch²] in the model's dtype.
 
         cameras [M, 16]; size (H, W), whole patches; slots [V] int32: where the views lie. gathered: room for
-        `room` slots of one layer, to copy them side by side while the targets attend to themselves; None: the
+        `room` slots of one layer, to copy them side by side while the layer before is computed; None: the
         views lie in slots 0 to V - 1.
         """
-        groups = self.tuning.groups(cameras.shape[0])
-        if groups == 1:
-            return self._decode(cameras, size, store, slots, gathered, self._gathering[0])
-        parts = cameras.chunk(groups)
-        rooms = [None] * groups if gathered is None else gathered.chunk(groups)
-        tokens = cameras.shape[0] * self.config.tokens(size)
-        logits = torch.empty(tokens, self._model._head.out_features, device=self.device, dtype=self.dtype)
-        work = zip(self._branches, self._gathering, parts, logits.chunk(groups), rooms, strict=False)
-        for branch, gathering, part, rows, room in work:
-            with branch.beside():
-                rows.copy_(self._decode(part, size, store, slots, room, gathering))
-        for branch in self._branches[:groups]:
-            branch.join()
-        return logits
-
-    def _decode(
-        self,
-        cameras: Tensor,
-        size: tuple[int, int],
-        store: Tensor,
-        slots: Tensor,
-        gathered: Tensor | None,
-        gathering: SideStream,
-    ) -> Tensor:
         count, heads, config = cameras.shape[0], self.config.heads, self.config
         embed = cast(Tensor, self._model.target_pose_tokenizer[1].weight)
         t = F.linear(ops.image_tokens(None, cameras, size, config.patch_size, embed), embed)
+        views = [store[layer][:, : len(slots)] for layer in range(config.layers)]
+        rooms = () if gathered is None else gathered.chunk(2)
+        copied: list[torch.cuda.Event | None] = []
         for layer, block in enumerate(self._decoder):
-            if gathered is None:
-                keys_values = store[layer][:, : len(slots)]
-            else:
-                with gathering.beside():
-                    keys_values = ops.gather_slots(store[layer], slots, gathered)
+            for following in range(len(copied), min(layer + 2, config.layers) if rooms else 0):
+                # Where the layer before the last had its keys and values, which are not needed any more.
+                with self._side.beside():
+                    views[following] = ops.gather_slots(store[following], slots, rooms[following % 2])
+                    copied.append(self._side.record())
             y = F.linear(layer_norm(t), block.self_attn.to_qkv.weight)
             ops.norm_heads_(y, self._decoder_gains[layer], 2 * heads, 3 * heads)
             self._attend_self(t, y, count, block.self_attn.fc.weight)
             q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
             ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
-            k, v = (x.flatten(0, 1).unsqueeze(0) for x in keys_values)
-            if gathered is not None:
-                gathering.join()
+            k, v = (x.flatten(0, 1).unsqueeze(0) for x in views[layer])
+            if copied:
+                self._side.wait(copied[layer])
             q = q.unflatten(1, (heads, -1)).unsqueeze(0)
             seen = ops.split_attention(q, k, v, self.tuning.parts(q.shape[1], k.shape[1]))
             t.addmm_(seen.reshape(t.shape), block.cross_attn.fc.weight.t())

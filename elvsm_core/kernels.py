@@ -131,21 +131,36 @@ def gelu_(x: Tensor) -> Tensor:
     return x
 
 
+GATHER_PROGRAMS = 64
+"""Few, so that the copy takes memory bandwidth that is left over rather than multiprocessors."""
+
+
 @triton.jit
 def _gather(store, slots, out, slot_stride, kv_stride, views, size, BLOCK: tl.constexpr):
-    view, which = tl.program_id(1), tl.program_id(2)
-    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = offset < size
-    source = store + which.to(tl.int64) * kv_stride + tl.load(slots + view).to(tl.int64) * slot_stride
-    target = out + (which.to(tl.int64) * views + view) * size
-    tl.store(target + offset, tl.load(source + offset, mask=inside), mask=inside)
+    blocks = tl.cdiv(size, BLOCK)
+    i = tl.program_id(0)
+    while i < 2 * views * blocks:
+        view, which = (i // blocks) % views, i // (blocks * views)
+        offset = (i % blocks) * BLOCK + tl.arange(0, BLOCK)
+        inside = offset < size
+        slot = tl.load(slots + view).to(tl.int64)
+        source = store + which.to(tl.int64) * kv_stride + slot * slot_stride
+        target = out + (which.to(tl.int64) * views + view) * size
+        tl.store(target + offset, tl.load(source + offset, mask=inside), mask=inside)
+        i += tl.num_programs(0)
 
 
 def gather(layer: Tensor, slots: Tensor, out: Tensor) -> None:
-    size, block = layer.stride(1), 8192
-    grid = (triton.cdiv(size, block), slots.shape[0], 2)
-    _gather[grid](
-        layer, slots, out, layer.stride(1), layer.stride(0), slots.shape[0], size, block, num_warps=8
+    _gather[(GATHER_PROGRAMS,)](
+        layer,
+        slots,
+        out,
+        layer.stride(1),
+        layer.stride(0),
+        slots.shape[0],
+        layer.stride(1),
+        8192,
+        num_warps=8,
     )
 
 

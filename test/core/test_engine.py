@@ -118,22 +118,6 @@ def test_keys_in_parts_give_the_same(model, walk, frame, kind, parts):
     torch.testing.assert_close(scene.render_tensor(cameras(2)).cpu(), whole, atol=kind[2], rtol=0)
 
 
-@pytest.mark.parametrize("scattered", [False, True])
-def test_targets_in_groups_give_the_same(model, walk, frame, kind, scattered):
-    together, apart = (ec.Scene(model, 6, frame=frame, engine="fused") for _ in range(2))
-    for scene in (together, apart):
-        ids = [scene.insert(*view) for view in walk[:6]]
-        if scattered:
-            scene.evict(ids[1])
-    tuning = Tuning(branches=((4, 2),))
-    assert [tuning.groups(n) for n in (1, 4, 5, 8)] == [1, 2, 1, 2]
-    apart.render(cameras(1))  # nothing is under way any more
-    apart._engine = FusedEngine(model, apart._cache, apart.image_size, tuning)
-    for count in (4, 3):
-        a, b = (scene.render_tensor(cameras(count)).cpu() for scene in (together, apart))
-        torch.testing.assert_close(a, b, atol=kind[2], rtol=0)
-
-
 def test_batches_cover_all_targets_in_few_sizes():
     for limit in (1, 2, 8):
         for count in range(1, 40):
