@@ -67,6 +67,7 @@ class ElvsmNode(LifecycleNode):
     """
 
     def __init__(self) -> None:
+        self._trajectories: Trajectories | None = None
         super().__init__("elvsm")
         self.settings = parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -255,7 +256,8 @@ class ElvsmNode(LifecycleNode):
                 break
 
     def destroy_node(self) -> None:
-        self._trajectories.close()
+        if self._trajectories is not None:  # there is none when the parameters are no good
+            self._trajectories.close()
         super().destroy_node()
         # rclpy leaves the state machine's services, which keep the DDS participant: its shared memory, 64 MB and
         # more, would stay on the machine when the process ends.

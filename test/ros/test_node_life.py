@@ -22,6 +22,7 @@ Start = Callable[..., NodeProcess]
 
 
 def services(peer: Peer) -> set[str]:
+    wait_until(lambda: "elvsm" in peer.node.get_node_names(), "the node in the graph")
     return {name for name, _ in peer.node.get_service_names_and_types_by_node("elvsm", "/")}
 
 
