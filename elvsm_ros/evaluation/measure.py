@@ -71,7 +71,8 @@ class Evaluation:
         self._convention = ConventionCheck(T_body_cam(settings))
         self._journal = Journal(options.out / UNFINISHED, self._key())
         self._places: dict[int, int] = {}
-        self._stamps: dict[int, int] = {}  # of every keyframe that ever was, by view, oldest first
+        self.stamps: dict[int, int] = {}
+        """Stamps (nanoseconds) of every keyframe that ever was, by view, oldest first."""
         self._path: list[np.ndarray] = []
         self._views: list[HeldOut] = []
         self._insert_ms: list[float] = []
@@ -163,7 +164,7 @@ class Evaluation:
             self._intake.reject(str(error))
             return False
         self._insert_ms.append(1e3 * (time.perf_counter() - start))
-        self._stamps[inserted.view] = candidate.stamp
+        self.stamps[inserted.view] = candidate.stamp
         self._places[inserted.view] = candidate.key
         for view in inserted.evicted:
             self._evicted += 1
@@ -291,9 +292,9 @@ class Evaluation:
 
         torch.set_num_threads(1)  # the node needs the cores
         scene = self._engine.scene
-        kept = [self._stamps[view] for view in scene.views]
+        kept = [self.stamps[view] for view in scene.views]
         check = NodeCheck(self._source, self._settings, self._options, self._engine.model, self._tell)
-        return check.run(self._views, list(self._stamps.values()), kept)
+        return check.run(self._views, list(self.stamps.values()), kept)
 
     def _key(self) -> dict[str, Any]:
         """Return everything that the figures depend on."""
