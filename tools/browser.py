@@ -24,6 +24,11 @@ UNPACK = (
     "fs.writeFileSync(process.argv[2],z.brotliDecompressSync(fs.readFileSync(process.argv[1])))"
 )
 
+FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{home}/fonts</dir><dir>/usr/share/fonts</dir><cachedir>{home}/fontcache</cachedir></fontconfig>
+"""
+
 
 def works(command: Path | str) -> bool:
     """Tell whether a browser starts."""
@@ -77,6 +82,8 @@ def npms(folder: Path) -> Path | None:
     except (OSError, ValueError, tarfile.TarError, subprocess.SubprocessError):
         return None
     (home / "chromium").chmod(0o755)
+    # The one that comes along looks for fonts elsewhere, and without any the browser dies at the first text field.
+    (home / "fonts.conf").write_text(FONTS.format(home=home))
     script = folder / "with_libraries"
     script.write_text(
         f'#!/bin/sh\nexport LD_LIBRARY_PATH="{home}/lib:{home}" FONTCONFIG_PATH="{home}"\n'

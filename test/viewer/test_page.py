@@ -121,7 +121,8 @@ def stage(
         stack.callback(peer.close)
         options = parse(["--port", "18080", "--out", str(videos)])
         viewer = stack.enter_context(Viewer(options))
-        tab = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
+        # A locale of its own: in that of a bare container, "en-US@posix", the page's scripts fail.
+        tab = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]}, locale="en-US")
         stack.callback(tab.close)
         stage = Stage(start, node, peer, viewer, tab, screenshots, videos, [])
         tab.on("console", lambda m: stage.errors.append(m.text) if m.type == "error" else None)
