@@ -1,0 +1,57 @@
+"""The pages in docs/ are in step with what they are about."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
+
+from elvsm_ros import parameter_page, parameters
+
+PAGES = ("deployment", "interface", "parameters", "security", "troubleshooting")
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page(request: pytest.FixtureRequest, repository: Path) -> Path:
+    return repository / "docs" / f"{request.param}.md"
+
+
+def test_the_page_of_parameters_is_in_step(repository: Path) -> None:
+    text = (repository / "docs" / "parameters.md").read_text()
+    assert text == parameter_page.page(), "run: python -m elvsm_ros.parameter_page > docs/parameters.md"
+
+
+def test_every_parameter_has_a_line(repository: Path) -> None:
+    named = re.findall(r"^\| `(\w+)`", (repository / "docs" / "parameters.md").read_text(), re.M)
+    assert named == [row.name for row in parameters.table()]
+
+
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for link in links:
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page, as GitHub and GitLab make them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_parameters_that_are_named_exist(page: Path) -> None:
+    """Names in code style that look like `name: value` or `-p name:=value` are parameters of the node."""
+    known = {row.name for row in parameters.table()} | {"use_sim_time"}
+    named = set(re.findall(r"-p (\w+):=", page.read_text()))
+    named |= set(re.findall(r"`(\w+): [^`]*`", page.read_text()))
+    assert not named - known
