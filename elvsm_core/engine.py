@@ -50,6 +50,26 @@ class Pending:
         return self._images.numpy()
 
 
+class Prepared:
+    """An image at the scene's size, for `Engine.encode`, and its camera.
+
+    host: what `copy` copies from, once `event` has happened.
+    """
+
+    def __init__(
+        self, image: Tensor, camera: Camera, host: Tensor, event: torch.cuda.Event | None = None
+    ) -> None:
+        self.image, self.camera = image, camera
+        self._host, self._event = host, event
+        self.copy = torch.empty(image.shape, dtype=torch.uint8)
+
+    def keep(self) -> None:
+        """Fill `copy`, memory of its own on the host: best done while the device encodes the image."""
+        if self._event is not None:
+            self._event.synchronize()
+        self.copy.copy_(self._host)
+
+
 class Engine:
     """Run `model` as it is, on any device. One thread at a time calls its methods.
 
@@ -62,14 +82,10 @@ class Engine:
         self.model, self.cache, self.image_size = model, cache, image_size
         self.batch = RENDER_BATCH
 
-    def prepare(self, image: ImageLike, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
-        """Cut and resample an image to the scene's size.
-
-        Returns it as uint8 [H, W, 3] on the host, and in a memory that `encode` likes, and its camera. Raises
-        ImageError.
-        """
+    def prepare(self, image: ImageLike, camera: Camera) -> Prepared:
+        """Cut and resample an image to the scene's size. Raises ImageError."""
         resized, resized_camera = resize_and_crop(image, camera, self.image_size, self.model.device)
-        return resized.cpu().clone(), resized, resized_camera
+        return Prepared(resized, resized_camera, resized)
 
     @torch.inference_mode()
     def encode(self, image: Tensor, camera: NDArray[np.float32], slot: int) -> None:

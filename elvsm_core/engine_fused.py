@@ -13,7 +13,7 @@ from torch import Tensor
 from . import ops
 from .cache import ViewCache
 from .cameras import Camera
-from .engine import Engine, Pending, batches, log, some_camera
+from .engine import Engine, Pending, Prepared, batches, log, some_camera
 from .fused import FusedModel, Tuning
 from .graphs import Graphs, Lane, Parameters, pinned
 from .images import ImageLike, check_image, resize_and_crop
@@ -55,20 +55,19 @@ class FusedEngine(Engine):
         self._written: dict[int, tuple[int, torch.cuda.Event]] = {}
         self._read: dict[int, torch.cuda.Event] = {}
 
-    def prepare(self, image: ImageLike, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
+    def prepare(self, image: ImageLike, camera: Camera) -> Prepared:
         tensor = check_image(image, camera)
         if not self._cuda:
             return super().prepare(tensor, camera)
-        with self._encoding:
+        with self._encoding as lane:
             staged = self._staged(tensor) if tensor.device.type == "cpu" else tensor
             if tuple(tensor.shape[:2]) == self.image_size:
-                return tensor.cpu().clone(), staged, camera
+                return Prepared(staged, camera, tensor)
             with torch.inference_mode():
                 resized, resized_camera = resize_and_crop(staged, camera, self.image_size, self.model.device)
                 host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
                 host.copy_(resized, non_blocking=True)
-            torch.cuda.current_stream().synchronize()
-        return host.clone(), resized, resized_camera
+            return Prepared(resized, resized_camera, host, lane.record())
 
     def _staged(self, tensor: Tensor) -> Tensor:
         staged = pinned(tuple(tensor.shape), torch.uint8, self.model.device)

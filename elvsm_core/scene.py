@@ -134,11 +134,12 @@ class Scene:
         """
         with self._lock:
             view, frame = self._next_id, self._frame
-            host, prepared, camera = self._engine.prepare(image, camera)
-            self._keyframes.add(view, Keyframe(host, camera, stamp))
+            prepared = self._engine.prepare(image, camera)
+            self._keyframes.add(view, Keyframe(prepared.copy, prepared.camera, stamp))
             try:
                 self._update_frame()
-                self._encode(view, self._keyframes[view], prepared)
+                self._encode(view, self._keyframes[view], prepared.image)
+                prepared.keep()
             except BaseException:  # out of device memory, say
                 self._keyframes.remove(view)
                 self._set_frame(frame)
@@ -155,10 +156,11 @@ class Scene:
         """
         with self._lock:
             old = self.keyframe(view)
-            host, prepared, camera = self._engine.prepare(image, camera)
-            new = Keyframe(host, camera, old.stamp)
+            prepared = self._engine.prepare(image, camera)
+            new = Keyframe(prepared.copy, prepared.camera, old.stamp)
             self._pager.leave_others()
-            self._encode(view, new, prepared)
+            self._encode(view, new, prepared.image)
+            prepared.keep()
             self._keyframes.update(view, new)
 
     def evict(self, view: int) -> None:
