@@ -36,6 +36,7 @@ from elvsm_ros.evaluation.results import (
     Key,
     NodeRun,
     Results,
+    keyframe_steps,
 )
 from elvsm_ros.intake import Candidate
 from elvsm_ros.parameters import Settings
@@ -109,17 +110,18 @@ class Evaluation:
             incomplete = incomplete or INTERRUPTED
         except (CallFailed, ProcessDied) as error:
             incomplete = failed = f"through the node: {error}"
-        verdict = self._convention.verdict()
+        verdict, scene = self._convention.verdict(), self._engine.scene
         return Results(
             facts=self._facts(),
             views=self._views,
             path=np.stack(self._path),
-            keyframes=self._engine.scene.poses,
+            keyframes=scene.poses,
             counts=self._counts(),
             warnings=self._warnings(verdict),
             convention=verdict,
             pose_noise=noise,
             timing=self._timing(time.perf_counter() - begin),
+            keyframe_steps=keyframe_steps(scene.poses, [self.stamps[view] for view in scene.views]),
             incomplete=incomplete,
             goes_on=bool(failed) or incomplete == INTERRUPTED,
             through_node=node,

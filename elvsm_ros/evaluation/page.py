@@ -71,6 +71,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
             f"{counts['keyframes']} of {counts['images']} images ({f['keyframe_distance']:g} m or "
             f"{f['keyframe_angle']:g}° apart), {counts['keyframes_evicted']} evicted",
         ),
+        *_steps(results.keyframe_steps),
         ("held-out frames", f"{counts['held_out_rendered']} rendered of {counts['held_out']}"),
         ("images without pose or camera", str(counts["images_without_pose_or_camera"])),
         ("max_views", str(f["max_views"])),
@@ -86,6 +87,16 @@ def facts(results: Results) -> list[tuple[str, str]]:
     taken_over = f", {timing['taken_over']:.0f} renders from a run before it" if timing["taken_over"] else ""
     rows.append(("time taken", f"{timing['seconds']:.0f} s{taken_over}"))
     return rows
+
+
+def _steps(steps: dict[str, float]) -> list[tuple[str, str]]:
+    if not steps:
+        return []
+    median, largest = (
+        f"{steps[f'metres_{p}']:.2f} m, {steps[f'degrees_{p}']:.0f}°, {steps[f'seconds_{p}']:.1f} s"
+        for p in ("p50", "max")
+    )
+    return [("from one keyframe to the next", f"median {median}; at most {largest}")]
 
 
 def write_page(path: Path, results: Results, video: Path | None) -> None:
@@ -115,7 +126,8 @@ def write_page(path: Path, results: Results, video: Path | None) -> None:
         )
     if results.sweep():
         rows = [[str(r["max_views"]), number(r["psnr"])] for r in results.sweep()]
-        parts.append(report.section("Views per render", _table(["max_views", "PSNR online"], rows)))
+        table = _table(["max_views", "PSNR online"], rows)
+        parts.append(report.section("Views per render", report.columns(table, _sweep_chart(results))))
     if results.pose_noise:
         noise = [
             [f"{r['centimetres']:g}", f"{r['degrees']:g}", number(r["psnr"])] for r in results.pose_noise
@@ -222,6 +234,12 @@ def _charts(results: Results) -> str:
         + report.columns(*small[:2])
         + report.columns(*small[2:])
     )
+
+
+def _sweep_chart(results: Results) -> str:
+    rows = results.sweep()
+    series = charts.Series("render", "online", [r["max_views"] for r in rows], [r["psnr"] for r in rows])
+    return report.panel("Quality by max_views", charts.chart((series,), "max_views", "PSNR, dB"))
 
 
 def _comparison(view: HeldOut) -> report.Comparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -91,6 +92,7 @@ class Results:
 
     path, keyframes: T_world_cam [n, 4, 4] of all images used, and of the keyframes at the end. facts: what was
     evaluated. counts: images and keyframes. timing: milliseconds, bytes and seconds, which differ between runs.
+    keyframe_steps: see the function of that name.
     """
 
     facts: dict[str, Any]
@@ -102,6 +104,7 @@ class Results:
     convention: Verdict
     pose_noise: list[dict[str, float]]
     timing: dict[str, float]
+    keyframe_steps: dict[str, float]
     incomplete: str = ""
     goes_on: bool = False
     through_node: NodeRun | None = None
@@ -150,6 +153,7 @@ class Results:
             "depends": self.depends(),
             "sweep": self.sweep(),
             "pose_noise": self.pose_noise,
+            "keyframe_steps": self.keyframe_steps,
             "pose_convention": dataclasses.asdict(self.convention),
             "frames": [_row(view) for view in self.views],
             "timing": self.timing,
@@ -169,6 +173,23 @@ class Results:
             writer.writeheader()
             writer.writerows(_rounded(rows))
         os.replace(partial, path)
+
+
+def keyframe_steps(T_world_cam: NDArray[np.float64], stamps: Sequence[int]) -> dict[str, float]:
+    """Return how far apart keyframes are that follow each other: medians and maxima; empty for fewer than two.
+
+    T_world_cam [n, 4, 4] and stamps (nanoseconds), oldest first.
+    """
+    if len(stamps) < 2:
+        return {}
+    pairs = [ec.keyframes.differences(b, a[None]) for a, b in itertools.pairwise(T_world_cam)]
+    steps = {
+        "metres": [float(metres[0]) for metres, _ in pairs],
+        "degrees": [math.degrees(float(radians[0])) for _, radians in pairs],
+        "seconds": [(b - a) / 1e9 for a, b in itertools.pairwise(stamps)],
+    }
+    named = (("p50", np.median), ("max", np.max))
+    return {f"{name}_{p}": float(f(values)) for name, values in steps.items() for p, f in named}
 
 
 def _binned(

@@ -66,9 +66,25 @@ def test_options_add_their_tables(run: tuple[Path, dict]) -> None:
     assert json.loads((run[0] / "copy.json").read_text()) == run[1]
 
 
+def test_keyframes_are_as_far_apart_as_the_thresholds_say(run: tuple[Path, dict]) -> None:
+    steps = run[1]["keyframe_steps"]
+    assert 15 <= steps["degrees_p50"] <= steps["degrees_max"] < 24
+    assert 0 < steps["metres_p50"] < 0.2
+    assert 0.5 < steps["seconds_p50"] < 1
+
+
 def test_the_report_stands_alone_and_its_numbers_are_those_of_the_files(run: tuple[Path, dict]) -> None:
     page = (run[0] / "index.html").read_text()
     assert not re.search(r'(?:src|href)="(?!data:)', page)
+    for words in (
+        "Time since the last keyframe",
+        "Distance to",
+        "Angle to",
+        "Number of",
+        "Quality by max_views",
+    ):
+        assert words in page
+    assert "from one keyframe to the next" in page
     assert "sortable" in page and "Worst frames" in page and 'class="map"' in page
     rows = list(csv.DictReader((run[0] / "frames.csv").open()))
     psnr = [float(row["online_render_psnr"]) for row in rows]
