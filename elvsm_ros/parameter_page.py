@@ -57,7 +57,7 @@ def _line(row: Row) -> str:
     limits = row.constraints
     text = row.description + (f" {limits[0].upper()}{limits[1:]}." if limits else "")
     default = json.dumps(list(row.default) if isinstance(row.default, tuple) else row.default)
-    live = "yes" if row.live else ""
+    live = "yes" if row.live else "at start only" if row.at_start else ""
     return f"| `{row.name}` | `{default}` | {live} | {text.replace('|', '/')} |"
 
 

@@ -30,10 +30,11 @@ def _parameter(
     choices: tuple[str, ...] = (),
     live: bool = False,
     repeats: bool = False,
+    at_start: bool = False,
 ) -> Any:
     metadata = {
         "description": description, "low": low, "high": high, "choices": choices, "live": live,
-        "repeats": repeats,
+        "repeats": repeats, "at_start": at_start,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -220,8 +221,9 @@ class Settings:
     scene_directory: str = _parameter(
         "",
         "Folder of the files of ~/save_scene and ~/load_scene, which nothing else is read from or written to; empty: "
-        "elvsm/scenes below $XDG_STATE_HOME, or below ~/.local/state. Made when it is needed.",
-        live=True,
+        "elvsm/scenes below $XDG_STATE_HOME, or below ~/.local/state. Made when it is needed. Only whoever starts the "
+        "node sets it: over the network it is read-only.",
+        at_start=True,
     )
     status_period: float = _parameter(
         1.0, "Seconds between two messages on ~/status when nothing changes.", low=0.1, high=3600.0, live=True
@@ -321,6 +323,7 @@ class Row:
     choices: tuple[str, ...]
     live: bool
     repeats: bool = False  # an array may be as long as several of the default
+    at_start: bool = False  # whoever starts the node sets it, and nobody else
 
     @property
     def constraints(self) -> str:
@@ -332,6 +335,12 @@ class Row:
         each = f"{len(self.default)} numbers " if isinstance(self.default, tuple) else ""
         each = each and (f"{each.rstrip()}, or several times as many, " if self.repeats else each)
         return f"{each}from {self.low:g} to {self.high:g}"
+
+    @property
+    def _when(self) -> str:
+        if self.at_start:
+            return "only at start"
+        return "" if self.live else "only while unconfigured"
 
     def check(self, value: Any) -> None:
         """Raise ParameterError unless the value has the right type and is within bounds."""
@@ -362,9 +371,8 @@ class Row:
         descriptor = ParameterDescriptor(
             name=self.name,
             description=self.description,
-            additional_constraints="; ".join(
-                part for part in (self.constraints, "" if self.live else "only while unconfigured") if part
-            ),
+            additional_constraints="; ".join(part for part in (self.constraints, self._when) if part),
+            read_only=self.at_start,
         )
         # bool is an int to isinstance; arrays have no ranges in ROS.
         if self.low is not None and self.high is not None:

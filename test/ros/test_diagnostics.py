@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 
@@ -116,6 +117,17 @@ def test_a_device_that_is_out_of_order_is_told_from_a_full_one() -> None:
     assert not health.is_device_fault(OutOfMemoryError("CUDA out of memory, CUDA error: ..."))
     assert not health.is_device_fault(RuntimeError("shapes do not fit"))
     assert not health.is_device_fault(ValueError("CUDA error"))
+
+
+def test_what_the_core_warns_of_is_passed_on_until_the_node_is_cleaned_up() -> None:
+    lines: list[str] = []
+    handler = health.CoreWarnings(lines.append)
+    logger = logging.getLogger("elvsm_core.paging")
+    logger.warning("out of device memory: rendering %d targets at once from now on", 4)
+    logger.info("nothing of interest")
+    handler.close()
+    logger.warning("too late")
+    assert lines == ["out of device memory: rendering 4 targets at once from now on"]
 
 
 def test_the_node_tells_how_it_is(start_node: Callable[..., NodeProcess], peer: Peer, small_model) -> None:

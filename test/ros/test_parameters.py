@@ -40,7 +40,8 @@ def test_every_parameter_is_described_and_bounded(row: parameters.Row) -> None:
         assert bounds.from_value <= row.default <= bounds.to_value
     elif row.choices:
         assert all(choice in descriptor.additional_constraints for choice in row.choices)
-    assert ("unconfigured" in descriptor.additional_constraints) is not row.live
+    assert ("unconfigured" in descriptor.additional_constraints) is not (row.live or row.at_start)
+    assert descriptor.read_only is row.at_start and not (row.live and row.at_start)
 
 
 @pytest.mark.parametrize(
