@@ -67,6 +67,8 @@ class ViewCache:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         self._store = torch.zeros(layers, 2, capacity, *view, device=device, dtype=dtype)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # other streams write to it next
         self.clear()
 
     def insert(self, keys_values: Sequence[tuple[Tensor, Tensor]]) -> int:

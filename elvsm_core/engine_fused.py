@@ -15,7 +15,7 @@ from .cache import ViewCache
 from .cameras import Camera
 from .engine import Engine, Pending, Prepared, batches, log, some_camera
 from .fused import FusedModel, Tuning
-from .graphs import Graphs, Lane, Parameters, pinned
+from .graphs import Graphs, Lane, Parameters, Staging, pinned
 from .images import ImageLike, check_image, resize_and_crop
 from .model import EfficientLVSM
 
@@ -45,10 +45,13 @@ class FusedEngine(Engine):
         self._encoding, self._rendering = Lane(device, priority=-1), Lane(device)
         self._encoder, self._decoder = Graphs(self._encoding), Graphs(self._rendering)
         self._image = torch.zeros(1, *image_size, 3, dtype=torch.uint8, device=device)
+        self._pixels = Staging(self._image[0], buffers=2)
         self._view = Parameters(16, 1, device)
         self._request = Parameters(16 * self.batch, cache.capacity, device)
         self._gathered: Tensor | None = None
         self._forget_events()
+        for lane in (self._encoding, self._rendering):
+            lane.follow()  # all that was made here
 
     def _forget_events(self) -> None:
         self._encoded = 0
@@ -59,28 +62,30 @@ class FusedEngine(Engine):
         tensor = check_image(image, camera)
         if not self._cuda:
             return super().prepare(tensor, camera)
-        with self._encoding as lane:
-            staged = self._staged(tensor) if tensor.device.type == "cpu" else tensor
-            if tuple(tensor.shape[:2]) == self.image_size:
-                return Prepared(staged, camera, tensor)
-            with torch.inference_mode():
-                resized, resized_camera = resize_and_crop(staged, camera, self.image_size, self.model.device)
-                host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
-                host.copy_(resized, non_blocking=True)
+        if tuple(tensor.shape[:2]) == self.image_size:
+            return Prepared(tensor, camera, tensor)
+        if tensor.is_cuda:
+            self._encoding.follow()
+        with self._encoding as lane, torch.inference_mode():
+            if not tensor.is_cuda:
+                tensor = pinned(tuple(tensor.shape), torch.uint8, self.model.device).copy_(tensor)
+            resized, resized_camera = resize_and_crop(tensor, camera, self.image_size, self.model.device)
+            host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
+            host.copy_(resized, non_blocking=True)
             return Prepared(resized, resized_camera, host, lane.record())
-
-    def _staged(self, tensor: Tensor) -> Tensor:
-        staged = pinned(tuple(tensor.shape), torch.uint8, self.model.device)
-        return staged.copy_(tensor)
 
     @torch.inference_mode()
     def encode(self, image: Tensor, camera: NDArray[np.float32], slot: int) -> None:
-        if self._cuda and image.device.type == "cpu" and not image.is_pinned():
-            image = self._staged(image)
+        if image.is_cuda:
+            self._encoding.follow()  # it may come from the caller's stream
         with self._encoding as lane:
+            if image.is_cuda:
+                self._image[0].copy_(image)
+            else:
+                self._pixels.buffer().copy_(image)
+                self._pixels.send()
             lane.wait(self._read.pop(slot, None))
             self._view.set(camera, np.array([slot], dtype=np.int32))
-            self._image[0].copy_(image, non_blocking=True)
             self._encoder.run("encode", self._encode)
             self._encoded += 1
             event = lane.record()

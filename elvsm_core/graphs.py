@@ -25,8 +25,6 @@ class Lane:
 
     def __enter__(self) -> Lane:
         if self.stream is not None:
-            # What the caller computed on its own stream, an image say, comes first.
-            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
             self._context = torch.cuda.stream(self.stream)
             self._context.__enter__()
         return self
@@ -37,6 +35,11 @@ class Lane:
         if self._context is not None:
             self._context.__exit__(kind, error, trace)
             self._context = None
+
+    def follow(self) -> None:
+        """Have work that is given from now on wait for what the caller's current stream was given."""
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.stream.device))
 
     def wait(self, event: torch.cuda.Event | None) -> None:
         """Have work that is given from now on wait for an event."""
@@ -132,21 +135,48 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
+class Staging:
+    """Host memory on the way to one tensor on the device: filled and sent off without waiting.
+
+    A few buffers in turn: allocating pinned memory for every call costs more than the copy.
+    """
+
+    def __init__(self, target: Tensor, buffers: int = 4) -> None:
+        self._target = target
+        self._buffers = [pinned(tuple(target.shape), target.dtype, target.device) for _ in range(buffers)]
+        self._sent: list[torch.cuda.Event | None] = [None] * buffers
+        self._next = 0
+
+    def buffer(self) -> Tensor:
+        """Return host memory, of the target's shape, to be filled and then sent."""
+        event = self._sent[self._next]
+        if event is not None:
+            event.synchronize()
+        return self._buffers[self._next]
+
+    def send(self) -> None:
+        """Copy what `buffer` returned to the target, on the current stream."""
+        self._target.copy_(self._buffers[self._next], non_blocking=True)
+        if self._target.is_cuda:
+            self._sent[self._next] = torch.cuda.current_stream(self._target.device).record_event()
+        self._next = (self._next + 1) % len(self._buffers)
+
+
 class Parameters:
     """Small arrays, float32 and int32, that go to the device in one copy."""
 
     def __init__(self, floats: int, ints: int, device: torch.device) -> None:
         # Kernels are specialised for pointers at multiples of 16 bytes.
         self._split = -(-floats // 4) * 4
-        self._device = torch.zeros(self._split + ints, dtype=torch.float32, device=device)
-        self.floats = self._device[:floats]
-        self.ints = self._device[self._split :].view(torch.int32)
+        target = torch.zeros(self._split + ints, dtype=torch.float32, device=device)
+        self._staging = Staging(target)
+        self.floats = target[:floats]
+        self.ints = target[self._split :].view(torch.int32)
 
     def set(self, floats: NDArray[np.float32], ints: NDArray[np.int32]) -> None:
         """Write the first entries of both, on the current stream."""
-        host = pinned(tuple(self._device.shape), torch.float32, self._device.device)
-        array = host.numpy()
+        array = self._staging.buffer().numpy()
         array[:] = 0  # slots that are not named are slot 0, which exists
         array[: floats.size] = floats.reshape(-1)
         array[self._split : self._split + len(ints)].view(np.int32)[:] = ints
-        self._device.copy_(host, non_blocking=True)
+        self._staging.send()
