@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
 from elvsm_ros import parameter_page, parameters
 
-PAGES = ("deployment", "interface", "parameters", "security", "troubleshooting")
+PAGES = ("deployment", "evaluation", "interface", "parameters", "security", "troubleshooting")
 
 
 @pytest.fixture(scope="module", params=PAGES)
