@@ -48,7 +48,6 @@ class FusedEngine(Engine):
         self._pixels = Staging(self._image[0], buffers=2)
         self._view = Parameters(16, 1, device)
         self._request = Parameters(16 * self.batch, cache.capacity, device)
-        self._gathered: Tensor | None = None
         self._forget_events()
         for lane in (self._encoding, self._rendering):
             lane.follow()  # all that was made here
@@ -154,22 +153,12 @@ class FusedEngine(Engine):
 
     def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
         cameras = self._request.floats[: 16 * targets].view(targets, 16)
-        gathered = None if direct else self._room(self._network.room(views))
-        return self._network.decode(cameras, padded, self.cache.store, self._request.ints[:views], gathered)
+        return self._network.decode(cameras, padded, self.cache.store, self._request.ints[:views], direct)
 
     def _paint(self, views: int, direct: bool, targets: int, size: tuple[int, int]) -> Tensor:
         padded = self.padded(size)
         logits = self._decode(views, direct, targets, padded)
         return ops.paint(logits, targets, padded, size, self.model.config.patch_size)
-
-    def _room(self, views: int) -> Tensor:
-        """Return room for so many views of one layer; it stays where it is unless more are asked for."""
-        numbers = 2 * views * self.cache.store[0, 0, 0].numel()
-        if self._gathered is None or self._gathered.numel() < numbers:
-            if self._gathered is not None:
-                self._decoder.clear()  # its graphs read the old one
-            self._gathered = torch.empty(numbers, device=self.model.device, dtype=self.cache.store.dtype)
-        return self._gathered[:numbers]
 
     def warm_up(
         self, size: tuple[int, int], view_counts: Sequence[int], target_counts: Sequence[int]
@@ -187,8 +176,6 @@ class FusedEngine(Engine):
                     self.cache.evict(slot)
             with self._rendering:
                 self._set(np.stack([some_camera(size)] * self.batch), range(self.cache.capacity))
-            # All that will be needed, since graphs are lost when it grows.
-            self._room(self._network.room(views[0]))
             for count in views:
                 for key in ((count, direct, n, size) for n in sorted(kinds) for direct in (False, True)):
                     self._decoder.capture(key, partial(self._paint, *key))
@@ -203,6 +190,5 @@ class FusedEngine(Engine):
     def release_memory(self) -> None:
         self._encoder.clear()
         self._decoder.clear()
-        self._gathered = None
         self._forget_events()
         super().release_memory()

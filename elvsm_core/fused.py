@@ -7,9 +7,7 @@ slot. Nothing here allocates more than workspace or looks at data, so both halve
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -17,24 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .attention import attention
 from .config import ModelConfig
 from .model import CrossAttention, DecoderBlock, EfficientLVSM, EncoderBlock, SelfAttention
-from .ops import Tile, layer_norm
+from .ops import layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
     """What differs between devices, not between results.
 
-    gelu: tiles of the product with GELU, by the least number of token rows, most first; None: two kernels.
     split_keys: parts that the keys of a request are split in, by the most query tokens, fewest first.
-    split_from: keys below which nothing is split.
     """
 
-    gelu: tuple[tuple[int, Tile | None], ...] = ((0, None),)
     split_keys: tuple[tuple[int, int], ...] = ()
-    split_from: int = 4096
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
@@ -43,43 +36,12 @@ class Tuning:
             return cls(split_keys=((1024, 4), (2048, 2)))
         return cls()
 
-    def gelu_tile(self, rows: int) -> Tile | None:
-        return next((tile for least, tile in self.gelu if rows >= least), None)
-
-    def parts(self, queries: int, keys: int) -> int:
-        """Return how many parts the keys are split in."""
-        if keys < self.split_from:
-            return 1
+    def parts(self, queries: int, views: int) -> int:
+        """Return how many parts the keys of `views` are split in."""
         parts = next((n for most, n in self.split_keys if queries <= most), 1)
-        while keys % parts:
+        while views % parts:
             parts -= 1
         return parts
-
-
-class SideStream:
-    """Lets something run beside the current stream; on a CPU it just runs."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
-        """Run the block on the side stream, after all that the current stream was given so far."""
-        if self._stream is None:
-            yield
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
-            yield
-
-    def record(self) -> torch.cuda.Event | None:
-        """Return an event that happens when all that the side stream was given so far is done."""
-        return None if self._stream is None else self._stream.record_event()
-
-    def wait(self, event: torch.cuda.Event | None) -> None:
-        """Have the current stream wait for an event of the side stream."""
-        if self._stream is not None and event is not None:
-            torch.cuda.current_stream(self._stream.device).wait_event(event)
 
 
 class FusedModel:
@@ -95,7 +57,6 @@ class FusedModel:
         self._model = model
         self._encoder = [cast(EncoderBlock, b) for b in model.input_self_attn_blocks]
         self._decoder = [cast(DecoderBlock, b) for b in model.self_cross_blocks]
-        self._side = SideStream(model.device)
         cross = [b.cross_attn for b in self._decoder]
         # After encoder block l: its keys and values, and what block l + 1 attends with.
         self._joint = [
@@ -106,6 +67,8 @@ class FusedModel:
             torch.cat([self._self_gains(following.attn), self._kv_gains(own)])
             for following, own in zip(self._encoder[1:], cross, strict=False)
         ] + [self._kv_gains(cross[-1])]
+        attentions = [b.attn for b in self._encoder] + [b.self_attn for b in self._decoder] + cross
+        self._bounded = {a: ops.scores_are_bounded(a.q_norm.weight, a.k_norm.weight) for a in attentions}
         self._first_gains = self._self_gains(self._encoder[0].attn)
         self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
         self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]
@@ -133,61 +96,46 @@ class FusedModel:
         y = F.linear(layer_norm(s), self._encoder[0].attn.to_qkv.weight)
         ops.norm_heads_(y, self._first_gains, 2 * heads, 3 * heads)
         for layer, block in enumerate(self._encoder):
-            self._attend_self(s, y, 1, block.attn.fc.weight)
+            self._attend_self(s, y, 1, block.attn)
             self._mlp(s, block)
             y = F.linear(layer_norm(s), self._joint[layer])
             last = layer == self.config.layers - 1
             normed, own = (0, 0) if last else (2 * heads, 3 * heads)
             ops.norm_heads_(y, self._joint_gains[layer], normed, own, store[layer], slot)
 
-    def room(self, views: int) -> int:
-        """Return the number of slots of one layer that `decode` needs room for: this layer and the next."""
-        return 2 * views
-
     def decode(
-        self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, gathered: Tensor | None
+        self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, direct: bool
     ) -> Tensor:
         """Return what the head gives for M targets, [M·P, 3·patch²] in the model's dtype.
 
-        cameras [M, 16]; size (H, W), whole patches; slots [V] int32: where the views lie. gathered: room for
-        `room` slots of one layer, to copy them side by side while the layer before is computed; None: the
-        views lie in slots 0 to V - 1.
+        cameras [M, 16]; size (H, W), whole patches; slots [V] int32: where the views lie. direct: in slots 0
+        to V - 1, in order.
         """
         count, heads, config = cameras.shape[0], self.config.heads, self.config
         embed = cast(Tensor, self._model.target_pose_tokenizer[1].weight)
         t = F.linear(ops.image_tokens(None, cameras, size, config.patch_size, embed), embed)
-        views = [store[layer][:, : len(slots)] for layer in range(config.layers)]
-        rooms = () if gathered is None else gathered.chunk(2)
-        copied: list[torch.cuda.Event | None] = []
         for layer, block in enumerate(self._decoder):
-            for following in range(len(copied), min(layer + 2, config.layers) if rooms else 0):
-                # Where the layer before the last had its keys and values, which are not needed any more.
-                with self._side.beside():
-                    views[following] = ops.gather_slots(store[following], slots, rooms[following % 2])
-                    copied.append(self._side.record())
             y = F.linear(layer_norm(t), block.self_attn.to_qkv.weight)
             ops.norm_heads_(y, self._decoder_gains[layer], 2 * heads, 3 * heads)
-            self._attend_self(t, y, count, block.self_attn.fc.weight)
+            self._attend_self(t, y, count, block.self_attn)
             q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
             ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
-            k, v = (x.flatten(0, 1).unsqueeze(0) for x in views[layer])
-            if copied:
-                self._side.wait(copied[layer])
             q = q.unflatten(1, (heads, -1)).unsqueeze(0)
-            seen = ops.split_attention(q, k, v, self.tuning.parts(q.shape[1], k.shape[1]))
-            t.addmm_(seen.reshape(t.shape), block.cross_attn.fc.weight.t())
+            parts = self.tuning.parts(q.shape[1], len(slots))
+            seen = ops.attend_views(q, store[layer], slots, direct, parts, self._bounded[block.cross_attn])
+            t.addmm_(seen.view(t.shape), block.cross_attn.fc.weight.t())
             self._mlp(t, block)
         return F.linear(layer_norm(t), self._model._head.weight)
 
-    def _attend_self(self, s: Tensor, y: Tensor, count: int, fc: Tensor) -> None:
+    def _attend_self(self, s: Tensor, y: Tensor, count: int, attn: SelfAttention) -> None:
         """Add to s [count·P, d] what its tokens see in each other; y [count·P, ≥3d]: queries, keys, values."""
         width = self.config.width
         q, k, v = (
             y[:, : 3 * width].unflatten(1, (3, self.config.heads, -1)).unflatten(0, (count, -1)).unbind(2)
         )
-        s.addmm_(attention(q, k, v).reshape(s.shape), fc.t())
+        s.addmm_(ops.attend(q, k, v, 1, self._bounded[attn]).view(s.shape), attn.fc.weight.t())
 
     def _mlp(self, s: Tensor, block: EncoderBlock | DecoderBlock) -> None:
         up, down = block.mlp.mlp[0], block.mlp.mlp[2]
-        hidden = ops.linear_gelu(layer_norm(s), cast(Tensor, up.weight), self.tuning.gelu_tile(s.shape[0]))
+        hidden = ops.linear_gelu(layer_norm(s), cast(Tensor, up.weight))
         s.addmm_(hidden, cast(Tensor, down.weight).t())

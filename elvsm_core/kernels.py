@@ -131,36 +131,21 @@ def gelu_(x: Tensor) -> Tensor:
     return x
 
 
-GATHER_PROGRAMS = 64
-"""Few, so that the copy takes memory bandwidth that is left over rather than multiprocessors."""
-
-
 @triton.jit
 def _gather(store, slots, out, slot_stride, kv_stride, views, size, BLOCK: tl.constexpr):
-    blocks = tl.cdiv(size, BLOCK)
-    i = tl.program_id(0)
-    while i < 2 * views * blocks:
-        view, which = (i // blocks) % views, i // (blocks * views)
-        offset = (i % blocks) * BLOCK + tl.arange(0, BLOCK)
-        inside = offset < size
-        slot = tl.load(slots + view).to(tl.int64)
-        source = store + which.to(tl.int64) * kv_stride + slot * slot_stride
-        target = out + (which.to(tl.int64) * views + view) * size
-        tl.store(target + offset, tl.load(source + offset, mask=inside), mask=inside)
-        i += tl.num_programs(0)
+    view, which = tl.program_id(1), tl.program_id(2)
+    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < size
+    source = store + which.to(tl.int64) * kv_stride + tl.load(slots + view).to(tl.int64) * slot_stride
+    target = out + (which.to(tl.int64) * views + view) * size
+    tl.store(target + offset, tl.load(source + offset, mask=inside), mask=inside)
 
 
 def gather(layer: Tensor, slots: Tensor, out: Tensor) -> None:
-    _gather[(GATHER_PROGRAMS,)](
-        layer,
-        slots,
-        out,
-        layer.stride(1),
-        layer.stride(0),
-        slots.shape[0],
-        layer.stride(1),
-        8192,
-        num_warps=8,
+    size, block = layer.stride(1), 8192
+    grid = (triton.cdiv(size, block), slots.shape[0], 2)
+    _gather[grid](
+        layer, slots, out, layer.stride(1), layer.stride(0), slots.shape[0], size, block, num_warps=8
     )
 
 
@@ -210,39 +195,3 @@ def paint(logits: Tensor, out: Tensor, columns: int, patch: int) -> None:
     block = 1024
     grid = (triton.cdiv(height * width * 3, block), n)
     _paint[grid](logits, out, height, width, columns, logits.shape[0] // n, patch, block, num_warps=4)
-
-
-@triton.jit
-def _linear(
-    a, w, out, rows, N, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    GROUP: tl.constexpr, GELU: tl.constexpr,
-):  # fmt: skip
-    pid = tl.program_id(0)
-    across, down = tl.cdiv(N, BN), tl.cdiv(rows, BM)
-    # Programs that run together share rows of a and columns of w in the L2 cache.
-    first = (pid // (GROUP * across)) * GROUP
-    size = min(down - first, GROUP)
-    m = first + (pid % (GROUP * across)) % size
-    n = (pid % (GROUP * across)) // size
-    row, column, k = m * BM + tl.arange(0, BM), n * BN + tl.arange(0, BN), tl.arange(0, BK)
-    a_at = a + (row % rows)[:, None] * K + k[None, :]
-    w_at = w + (column % N)[None, :] * K + k[:, None]
-    acc = tl.zeros((BM, BN), tl.float32)
-    for _ in range(0, K, BK):
-        acc = tl.dot(tl.load(a_at), tl.load(w_at), acc)
-        a_at += BK
-        w_at += BK
-    if GELU:
-        acc = _gelu(acc)
-    at = out + row[:, None] * N + column[None, :]
-    tl.store(at, acc.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < N)[None, :])
-
-
-def linear_gelu(a: Tensor, w: Tensor, tile: tuple[int, int, int, int, int], gelu: bool = True) -> Tensor:
-    """tile: rows, columns and depth of a block, warps, stages; the depth divides the width of a."""
-    (rows, depth), n = a.shape, w.shape[0]
-    out = torch.empty(rows, n, device=a.device, dtype=a.dtype)
-    bm, bn, bk, warps, stages = tile
-    grid = (triton.cdiv(rows, bm) * triton.cdiv(n, bn),)
-    _linear[grid](a, w, out, rows, n, depth, bm, bn, bk, 8, gelu, num_warps=warps, num_stages=stages)
-    return out

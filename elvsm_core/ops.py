@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from types import ModuleType
 
 import torch
@@ -19,9 +20,6 @@ from .cameras import compute_rays
 from .images import to_uint8
 
 log = logging.getLogger(__name__)
-
-Tile = tuple[int, int, int, int, int]
-"""Of a Triton matrix product: rows, columns and depth of a block, warps, pipeline stages."""
 
 
 @functools.cache
@@ -100,45 +98,80 @@ def layer_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-5) if module is None else module.layer_norm(x)
 
 
-def gather_slots(layer: Tensor, slots: Tensor, out: Tensor) -> Tensor:
-    """Copy slots (int32 [V]) of a layer [2, slots, tokens, h, D] to the head of out [2·V·...]; return the copy."""
-    copy = out[: 2 * len(slots) * layer.stride(1)].view(2, len(slots), *layer.shape[2:])
+def gather_slots(layer: Tensor, slots: Tensor) -> Tensor:
+    """Copy slots (int32 [V]) of a layer [2, slots, tokens, h, D] side by side: [2, V, tokens, h, D]."""
     module = kernels_for(layer)
     if module is None:
-        torch.index_select(layer, 1, slots, out=copy)
-    else:
-        module.gather(layer, slots, copy)
+        return torch.index_select(layer, 1, slots)
+    copy = torch.empty(2, len(slots), *layer.shape[2:], device=layer.device, dtype=layer.dtype)
+    module.gather(layer, slots, copy)
     return copy
 
 
-def linear_gelu(x: Tensor, weight: Tensor, tile: Tile | None = None) -> Tensor:
-    """Return gelu(x @ weight.T), exact (erf). With a tile the two are one Triton kernel."""
+def linear_gelu(x: Tensor, weight: Tensor) -> Tensor:
+    """Return gelu(x @ weight.T), exact (erf)."""
     module = kernels_for(x) if x.dtype in (torch.bfloat16, torch.float16) else None
-    if module is None:
-        return F.gelu(F.linear(x, weight))
-    if tile is None or x.shape[1] % tile[2]:
-        return module.gelu_(F.linear(x, weight))
-    return module.linear_gelu(x, weight, tile)
+    return F.gelu(F.linear(x, weight)) if module is None else module.gelu_(F.linear(x, weight))
 
 
-def split_attention(q: Tensor, k: Tensor, v: Tensor, parts: int) -> Tensor:
+def scores_are_bounded(q_gain: Tensor, k_gain: Tensor) -> bool:
+    """Tell whether exp of all scores of normalised queries and keys, and their sums, fit into float32."""
+    bound = float((q_gain.float() * k_gain.float()).abs().max()) * q_gain.shape[-1] ** 0.5
+    return bound / math.log(2) <= 100
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, parts: int, bounded: bool) -> Tensor:
     """Attend as `attention` does, with the keys in equal parts whose results are merged.
 
-    q [1, n, h, D]; k, v [1, m, h, D], `parts` divides m. More parts keep a large device busy where there are
-    few queries. Returns [1, n, h, D].
+    q [b, n, h, D]; k, v [b, m, h, D]; with several parts b is 1, and they divide m: they keep a large device
+    busy where there are few queries. bounded: see `scores_are_bounded`. Returns [b, n, h, D], contiguous.
     """
+    if bounded and _has_kernel(q):
+        return _merged(*_attention_kernels().attend(q, k, v, None, parts))
     if parts == 1 or (q.is_cuda and q.dtype == torch.float32):
-        return attention(q, k, v)
+        return attention(q, k, v).contiguous()
     k, v = (x.unflatten(1, (parts, -1)).squeeze(0) for x in (k, v))
     outs, lses = attention_with_lse(q.expand(parts, -1, -1, -1), k, v)
-    module = kernels_for(q)
-    if module is not None and power_of_two(q.shape[-1]):
-        outs = outs.contiguous()
+    return _merged(outs.contiguous(), lses.contiguous())
+
+
+def attend_views(q: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: int, bounded: bool) -> Tensor:
+    """Attend to the views in slots (int32 [V]) of a layer [2, slots, tokens, h, D]; `parts` divides V.
+
+    q [1, n, h, D]. direct: these are the first V slots, in order. Returns [1, n, h, D].
+    """
+    if not direct and bounded and _has_kernel(q):
+        return _merged(*_attention_kernels().attend(q, layer[0], layer[1], slots, parts))
+    views = layer[:, : len(slots)] if direct else gather_slots(layer, slots)
+    k, v = (x.flatten(0, 1).unsqueeze(0) for x in views)
+    return attend(q, k, v, parts, bounded)
+
+
+def _attention_kernels() -> ModuleType:
+    from . import kernels_attention
+
+    return kernels_attention
+
+
+def _has_kernel(q: Tensor) -> bool:
+    return (
+        q.dtype in (torch.bfloat16, torch.float16)
+        and q.shape[-1] in (32, 64, 128)
+        and kernels_for(q) is not None
+    )
+
+
+def _merged(outs: Tensor, lses: Tensor) -> Tensor:
+    """Merge attention over parts of the keys, outs [parts, n, h, D] and lses [parts, h, n]: [1, n, h, D]."""
+    if lses.shape[0] == 1:
+        return outs
+    module = kernels_for(outs)
+    if module is not None and power_of_two(outs.shape[-1]):
         merged = torch.empty_like(outs[0])
-        module.merge(outs, lses.contiguous(), merged)
+        module.merge(outs, lses, merged)
     else:
         weights = torch.softmax(lses.float(), dim=0).transpose(1, 2).unsqueeze(-1)
-        merged = (outs.float() * weights).sum(0).to(q.dtype)
+        merged = (outs.float() * weights).sum(0).to(outs.dtype)
     return merged.unsqueeze(0)
 
 

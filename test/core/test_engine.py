@@ -112,9 +112,9 @@ def test_keys_in_parts_give_the_same(model, walk, frame, kind, parts):
     for view in walk[:6]:
         scene.insert(*view)
     whole = scene.render_tensor(cameras(2)).cpu()
-    tuning = Tuning(split_keys=((10**6, parts),), split_from=1)
+    tuning = Tuning(split_keys=((10**6, parts),))
     scene._engine._network.tuning = tuning
-    assert tuning.parts(96, 6 * 48) == parts
+    assert tuning.parts(96, 6) == parts
     torch.testing.assert_close(scene.render_tensor(cameras(2)).cpu(), whole, atol=kind[2], rtol=0)
 
 
