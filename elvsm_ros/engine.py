@@ -72,10 +72,14 @@ class Engine:
         # So that neither the first keyframe nor the first requests wait for kernels to be chosen.
         self.scene.warm_up(view_counts=range(1, min(self._usual_views, WARM_VIEWS) + 1))
 
-    def insert(self, candidate: Candidate) -> Inserted:
-        """Decode an image and make it a keyframe. Raises ValueError for a bad one and leaves the scene."""
+    def insert(self, candidate: Candidate, rgb: NDArray[np.uint8] | None = None) -> Inserted:
+        """Make an image a keyframe. rgb: the candidate's picture, if it has been decoded already.
+
+        Raises ValueError for a bad one and leaves the scene.
+        """
         start = time.perf_counter()
-        rgb = candidate.picture()
+        if rgb is None:
+            rgb = candidate.picture()
         before = set(self.scene.views)
         view = self.scene.insert(
             rgb, _camera(candidate.camera, candidate.T_world_cam), stamp=candidate.stamp / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from geometry_msgs.msg import Pose
@@ -67,7 +67,12 @@ class KeyframeFeed:
         self.evicted = 0
         self._forgetting = self._forgotten = 0  # restarts asked for, and done
         self._under_way = 0  # candidates of which it is not known yet whether they become keyframes
+        self._decoder = ThreadPoolExecutor(1, "elvsm-decoder")
         intake.on_restart = self._restart
+
+    def close(self) -> None:
+        """Give up the images that wait to be decoded."""
+        self._decoder.shutdown(wait=False, cancel_futures=True)
 
     def advance(self) -> None:
         """Pass on the images that have become candidates.
@@ -186,7 +191,9 @@ class KeyframeFeed:
 
     def _insert(self, candidate: Candidate) -> None:
         epoch = self._epoch
-        future = self._worker.offer(lambda engine: engine.insert(candidate))
+        # Decoded and rectified on a thread of its own, so that renders go on meanwhile.
+        picture = self._decoder.submit(candidate.picture)
+        future = self._worker.offer(lambda engine: engine.insert(candidate, picture.result()), after=picture)
         self._under_way += 1
         future.add_done_callback(lambda done: self._later(self._on_inserted, epoch, candidate, done))
 

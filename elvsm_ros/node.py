@@ -187,6 +187,7 @@ class ElvsmNode(LifecycleNode):
             self._entities.append(self._tf.close)
         self._intake = Intake(self.settings, admit, self._reports, self._tf)
         self._feed = KeyframeFeed(self._intake, worker, self._reports, later, self._on_keyframes)
+        self._entities.append(self._feed.close)
         self._desk = RenderDesk(worker, self._request_context, self._reports, later)
         self._entities.append(self._desk.close)
         name = self.settings.model

@@ -82,6 +82,7 @@ class _Job:
     future: Future
     name: str | None = None
     urgent: bool = False
+    after: Future | None = None
 
 
 class Worker(Generic[T]):
@@ -125,18 +126,23 @@ class Worker(Generic[T]):
         with self._condition:
             self._offers_limit, self._calls_limit = offers, calls
 
-    def offer(self, job: Callable[[T], R]) -> Future[R]:
-        """Queue a job that may be given up for a newer one: then its future is cancelled."""
+    def offer(self, job: Callable[[T], R], after: Future | None = None) -> Future[R]:
+        """Queue a job that may be given up for a newer one: then its future is cancelled.
+
+        after: what the job needs, done by another thread; others get their turn until it is there.
+        """
         given_up: list[Future] = []
         future: Future[R] = Future()
         with self._condition:
             self._check()
-            self._offers.append(_Job(job, future))
+            self._offers.append(_Job(job, future, after=after))
             while len(self._offers) > self._offers_limit:
                 given_up.append(self._offers.popleft().future)
             self._condition.notify()
         for old in given_up:
             old.cancel()
+        if after is not None:
+            after.add_done_callback(self._wake)
         return future
 
     def call(self, job: Callable[[T], R], latest: str | None = None, urgent: bool = False) -> Future[R]:
@@ -214,12 +220,12 @@ class Worker(Generic[T]):
         restless = True
         while True:
             with self._condition:
-                while not (self._offers or self._calls or self._stopping):
+                while not (self._calls or self._stopping or self._ready_offer()):
                     if not self._condition.wait(QUIET if restless else None):
                         break
                 if self._stopping:
                     return
-                entry, together = self._next() if self._offers or self._calls else (None, [])
+                entry, together = self._next()
             if entry is None:
                 restless = self._idle(thing)
                 continue
@@ -264,11 +270,24 @@ class Worker(Generic[T]):
                 place += 1
             self._calls.insert(place, task)
 
-    def _next(self) -> tuple[_Job | Task[T], list[Task[T]]]:
-        take_call = bool(self._calls) and (self._call_next or not self._offers)
+    def _wake(self, _: Future) -> None:
+        with self._condition:
+            self._condition.notify()
+
+    def _ready_offer(self) -> _Job | None:
+        return next((job for job in self._offers if job.after is None or job.after.done()), None)
+
+    def _next(self) -> tuple[_Job | Task[T] | None, list[Task[T]]]:
+        """Return the next entry, if any, and the tasks that follow it."""
+        offer = self._ready_offer()
+        if not self._calls and offer is None:
+            return None, []
+        take_call = bool(self._calls) and (self._call_next or offer is None)
         self._call_next = not take_call
         if not take_call:
-            return self._offers.popleft(), []
+            assert offer is not None
+            self._offers.remove(offer)
+            return offer, []
         entry = self._calls.popleft()
         together: list[Task[T]] = []
         if isinstance(entry, Task):

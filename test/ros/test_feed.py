@@ -173,7 +173,7 @@ def test_a_fault_of_the_device_is_named_and_the_next_image_is_taken(
 ) -> None:
     rig = make()
 
-    def fail(self: Engine, candidate: Any) -> None:
+    def fail(self: Engine, candidate: Any, rgb: Any) -> None:
         raise MemoryError("the device is full")
 
     with monkeypatch.context() as patch:  # a fault that cannot be had for real here

@@ -270,3 +270,17 @@ def test_idle_work_is_done_when_nothing_waits_until_it_says_so() -> None:
         assert worker.call(lambda log: len(log)).result(PATIENCE) == 4
     finally:
         assert worker.stop(PATIENCE)
+
+
+def test_an_offer_waits_for_what_it_needs_and_nobody_waits_for_it(worker: Worker[Log]) -> None:
+    needed: Future[str] = Future()
+    offer = worker.offer(lambda log: log.note(f"offer with {needed.result()}"), after=needed)
+    assert worker.call(lambda log: log.note("call")).result(PATIENCE) == "call"
+    assert worker.offer(lambda log: log.note("another")).result(PATIENCE) == "another"
+    assert not offer.done() and len(worker) == 1
+    needed.set_result("picture")
+    assert offer.result(PATIENCE) == "offer with picture"
+    broken: Future[str] = Future()
+    broken.set_exception(ValueError("damaged"))
+    with pytest.raises(ValueError, match="damaged"):
+        worker.offer(lambda log: broken.result(), after=broken).result(PATIENCE)
