@@ -23,6 +23,7 @@ from elvsm_ros.bag_reader import (
     message_class,
 )
 from elvsm_ros.bag_tf import POSE_TOPIC, Ends
+from elvsm_ros.parameters import Settings
 from elvsm_ros.processes import Child
 
 NODE_TIMEOUT = 120.0
@@ -46,8 +47,15 @@ def clock(streams: Streams) -> tuple[str, Any]:
     return pose_topic(streams), message_class(POSE if streams.pose.type == TF else streams.pose.type)
 
 
-def start_node(streams: Streams, values: Mapping[str, Any], folder: Path, children: list[Child]) -> Child:
-    """Start the node on a recording's topics. values: its parameters. Its log and parameters go into `folder`."""
+def start_node(
+    streams: Streams, values: Mapping[str, Any], folder: Path, children: list[Child], rate: float = 1.0
+) -> Child:
+    """Start the node on a recording's topics. values: its parameters. Its log and parameters go into `folder`.
+
+    rate: times real time that the recording will be played at. Played slowly, poses come later by the wall's clock,
+    and the node waits longer for them (sync_timeout).
+    """
+    timeout = values.get("sync_timeout", Settings.sync_timeout) / min(1.0, rate)
     compressed = streams.image.type == COMPRESSED
     source = {ODOMETRY: "odom", POSE_WITH_COVARIANCE: "pose_with_covariance"}.get(streams.pose.type, "pose")
     renamed = {
@@ -59,6 +67,7 @@ def start_node(streams: Streams, values: Mapping[str, Any], folder: Path, childr
         **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
         "image_transport": "compressed" if compressed else "raw",
         "pose_source": source,
+        "sync_timeout": min(60.0, timeout),
     }
     file = folder / "node.yaml"
     file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))

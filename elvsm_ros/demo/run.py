@@ -61,10 +61,10 @@ def _run(options: Options, console: Console, children: list[Child]) -> int:
             streams = find_streams(bag, options.image_topic, options.camera_info_topic, options.pose_topic)
             ends = tf_ends(bag, streams, options.world_frame, options.camera_frame)
             _introduce(console, options, bag, streams, ends)
-            node = start_node(streams, _values(options), options.out, children)
+            node = start_node(streams, _values(options), options.out, children, options.rate)
         else:
             # The node loads its model meanwhile: the topics of a drawn walk are known beforehand.
-            node = start_node(STREAMS, _values(options), options.out, children)
+            node = start_node(STREAMS, _values(options), options.out, children, options.rate)
             bag = stack.enter_context(Bag(_drawn_walk(options, console, node)))
             streams = find_streams(bag)
         return _watch(options, console, children, node, bag, streams, ends, begin)

@@ -79,10 +79,7 @@ class NodeCheck:
         with contextlib.ExitStack() as stack:
             stack.callback(stop, children)
             folder = self._options.out
-            # The node's patience is of the wall's clock: played slowly, poses come later by that.
-            patience = min(60.0, self._settings.sync_timeout / min(1.0, self._options.rate))
-            values = {**self._options.parameters, "sync_timeout": patience}
-            node = start_node(streams, values, folder, children)
+            node = start_node(streams, self._options.parameters, folder, children, self._options.rate)
             client = stack.enter_context(Client(topic, node.check, clock_type=kind))
             # Before this process leaves the network, for the reason that `stop` gives.
             stack.callback(stop, children)
