@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from .report.gallery import Card, Gallery, Target
 from .report.page import RGB
 from .samples import EvaluationSamples
 from .trajectory import TrajectoryError, interpolate, spiral
+
+log = logging.getLogger(__name__)
 
 TITLE = "Efficient-LVSM on RealEstate10K"
 FILM_FRAMES, FILM_RATE = 48, 24
@@ -103,8 +107,12 @@ def card(
     if filmed:
         try:
             video = encode_film(film(model, batch, amp))
-        except TrajectoryError:
-            video = None  # a camera that looks straight up has no spiral
+        except (
+            TrajectoryError,
+            RuntimeError,
+            OSError,
+        ) as error:  # no such path, or an ffmpeg that does not run
+            log.warning("no video of scene %s: %s", result.scene, error)
     names = _numbered(sample, "input")
     return Card(result.scene, means, list(zip(names, inputs, strict=True)), targets, video)
 
@@ -143,6 +151,10 @@ def make_gallery(
 
     progress is called with (done, of all).
     """
+    facts = list(facts)
+    if films and importlib.util.find_spec("imageio_ffmpeg") is None:
+        films = 0
+        facts.append(("videos", "left out, they need the package imageio-ffmpeg: pip install 'elvsm[eval]'"))
     results = {result.scene: result for result in summary.scenes}
     shown = choose(summary.scenes, count)
     made: list[Card] = []

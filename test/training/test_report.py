@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -80,6 +81,22 @@ def test_pictures_and_figures_are_those_of_the_evaluation(model, samples, tmp_pa
     assert data["cards"][0]["video"].startswith("data:video/mp4;base64,")
     assert b"ftyp" in base64.b64decode(data["cards"][0]["video"].partition(",")[2])[:12]
     assert {row[0]: row[1] for row in data["scenes"]} == {r.scene: r.mean("psnr") for r in ranked}
+
+
+def test_without_ffmpeg_there_is_a_report_without_videos(model, samples, tmp_path, monkeypatch, caplog):
+    results = [SceneResult(key, (1, 2, 3), {"psnr": (1.0, 2.0, 3.0)}) for key in samples.keys[:1]]
+    summary = Summary({"psnr": 2.0}, results, {}, {})
+
+    def broken(*_, **__):
+        raise OSError("ffmpeg: exec format error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.report.video.write_video", broken)
+        assert make_gallery(model, samples, summary, 9, 1, []).cards[0].video is None
+    assert "exec format error" in caplog.text
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    gallery = make_gallery(model, samples, summary, 9, 1, [("weights", "small")])
+    assert gallery.cards[0].video is None and "imageio-ffmpeg" in dict(gallery.facts)["videos"]
 
 
 def test_films_go_along_the_inputs_and_back(model, samples):
