@@ -25,16 +25,18 @@ class Tuning:
     """What differs between devices, not between results.
 
     split_keys: parts that the keys of a request are split in, by the most query tokens, fewest first.
+    bounded: use the attention of `kernels_attention.py` where it applies.
     """
 
     split_keys: tuple[tuple[int, int], ...] = ()
+    bounded: bool = True
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
         """Return what was measured to be fast (docs/benchmarks.md); the default for unknown devices."""
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
-            return cls(split_keys=((1024, 4), (2048, 2)))
-        return cls()
+            return cls(split_keys=((1024, 8), (2048, 4), (4096, 2)))
+        return cls(bounded=False)
 
     def parts(self, queries: int, views: int) -> int:
         """Return how many parts the keys of `views` are split in."""
@@ -68,7 +70,10 @@ class FusedModel:
             for following, own in zip(self._encoder[1:], cross, strict=False)
         ] + [self._kv_gains(cross[-1])]
         attentions = [b.attn for b in self._encoder] + [b.self_attn for b in self._decoder] + cross
-        self._bounded = {a: ops.scores_are_bounded(a.q_norm.weight, a.k_norm.weight) for a in attentions}
+        self._bounded = {
+            a: self.tuning.bounded and ops.scores_are_bounded(a.q_norm.weight, a.k_norm.weight)
+            for a in attentions
+        }
         self._first_gains = self._self_gains(self._encoder[0].attn)
         self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
         self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]

@@ -8,6 +8,8 @@ faster than kernels that take any input. Sums over parts of the keys simply add 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
@@ -57,6 +59,11 @@ def _attend(
         tl.store(lses + (part * heads + h) * queries + row, tl.log(total), mask=row < queries)
 
 
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
     """Return results over each part of the keys [b·parts, n, h, D], and logarithms of their sums [parts, h, n].
 
@@ -75,8 +82,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) ->
         )
     else:
         keys, count, slot_stride, batch = k.shape[1], slots.shape[0] // parts, k.stride(0), 0
-    # Small blocks where large ones would leave multiprocessors without work.
-    rows = 128 if triton.cdiv(n, 128) * h * b * parts >= 256 else 64
+    # Two or three large blocks fit into a multiprocessor: fewer than two rounds of them leave many idle.
+    rows = 128 if triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device) else 64
     _attend[(triton.cdiv(n, rows), h, b * parts)](
         q, k, v, out, lses, q if slots is None else slots, n, keys, count, parts,
         q.stride(0), q.stride(1), batch, k.stride(1), slot_stride, h, d**-0.5 * LOG2E,
