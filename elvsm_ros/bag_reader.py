@@ -12,7 +12,7 @@ import functools
 import importlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from elvsm_ros import rectification
-from elvsm_ros.bag_salvage import CutOffFile, salvaged
 from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, image_to_rgb, pose_to_parts, stamp_ns
 from elvsm_ros.pose_source import PoseBuffer, PoseError
 from elvsm_ros.rectification import Calibration, Lens
 from elvsm_ros.tf_buffer import TfBuffer
+
+if TYPE_CHECKING:
+    from elvsm_ros.bag_salvage import CutOffFile
 
 SECOND = 1_000_000_000
 COMPRESSED, RAW = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
@@ -70,6 +72,14 @@ def _typestore() -> Typestore:
     return get_typestore(Stores.LATEST)
 
 
+def _rest_of(path: Path) -> CutOffFile | None:
+    try:
+        from elvsm_ros.bag_salvage import salvaged
+    except ModuleNotFoundError:  # mcap's own package, which nothing else needs
+        return None
+    return salvaged(path)
+
+
 class Bag:
     """An open recording; a context manager.
 
@@ -105,7 +115,7 @@ class Bag:
         try:
             reader.open()
         except Exception:
-            rest = salvaged(self.path) if self._salvage else None
+            rest = _rest_of(self.path) if self._salvage else None
             if rest is None:
                 raise
             return rest

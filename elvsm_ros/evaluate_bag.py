@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 VIDEO_RATE = 10
 """Frames per second."""
+INSTALL = "python3 -m pip install rosbags mcap rich imageio-ffmpeg"
+"""What brings the packages that ROS does not have."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options, console, stop)
     except (ValueError, OSError) as error:  # BagError, ParameterError, CheckpointError: all say what to do
         _complain(str(error))
+        return 2
+    except ModuleNotFoundError as error:  # with ROS, some packages come from PyPI all the same
+        _complain(f"there is no Python package {error.name}: {INSTALL}")
         return 2
     except KeyboardInterrupt:
         _complain("ended by Ctrl-C: the same command goes on from what was measured")
