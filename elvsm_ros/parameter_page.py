@@ -20,7 +20,8 @@ from. The same as a file to edit: [`config/elvsm.yaml`](../config/elvsm.yaml).
 
 *Live* ones change while the node runs (`ros2 param set /elvsm max_views 8`); a value that is no good is refused with
 the reason. The others are read when the node is configured: `ros2 lifecycle set /elvsm deactivate`, `cleanup`, set the
-parameter, `configure`, `activate`. A name that is nearly that of a parameter is refused at start.
+parameter, `configure`, `activate`. *At start only*: nobody sets them over the network. A name that is nearly that
+of a parameter is refused at start.
 
 The QoS of every topic that the node reads can be overridden, with the topic's remapped name:
 `qos_overrides./camera/image_raw.subscription.reliability: reliable` (also `durability`, `depth`, `history`).
