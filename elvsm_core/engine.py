@@ -63,6 +63,7 @@ class Prepared:
         self._host, self._event = host, event
         self.copy = torch.empty(image.shape, dtype=torch.uint8)
 
+    @torch.inference_mode()  # `copy` may have been made under it
     def keep(self) -> None:
         """Fill `copy`, memory of its own on the host: best done while the device encodes the image."""
         if self._event is not None:
