@@ -12,6 +12,7 @@ from far_away import picture, pose
 from rewriting import T_BASE_CAMERA, T_MAP_ODOM, as_ros1, copied, tf_message, through_a_lens, with_tf
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
+import elvsm_core as ec
 from elvsm_ros.bag_reader import Bag, BagError, PosedFrames, find_streams
 from elvsm_ros.bag_tf import open_tf, tf_ends
 from elvsm_ros.evaluate_bag import main
@@ -181,3 +182,13 @@ def test_held_out_frames_of_a_distorted_camera_are_rectified(
     assert len(views) >= 3
     psnrs = [psnr(view.truth, picture(view.camera)) for view in views]
     assert min(psnrs) > 33 if rectified else max(psnrs) < 27, psnrs
+
+
+def test_the_demos_frames_of_a_distorted_camera_are_rectified(turning_bag: Path, tmp_path: Path) -> None:
+    with Bag(through_a_lens(turning_bag, tmp_path / "bag")) as bag:
+        frames = list(PosedFrames(bag, find_streams(bag)))
+    assert len(frames) == 24
+    for frame in frames[::6]:
+        c = frame.intrinsics
+        pinhole = ec.Camera(c.fx, c.fy, c.cx, c.cy, c.width, c.height, frame.T_world_cam)
+        assert psnr(frame.rgb(), picture(pinhole)) > 30
