@@ -61,7 +61,8 @@ class Prepared:
     ) -> None:
         self.image, self.camera = image, camera
         self._host, self._event = host, event
-        self.copy = torch.empty(image.shape, dtype=torch.uint8)
+        with torch.inference_mode(False):  # it may be written to later, wherever that is
+            self.copy = torch.empty(image.shape, dtype=torch.uint8)
 
     @torch.inference_mode()  # `copy` may have been made under it
     def keep(self) -> None:

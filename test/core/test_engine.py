@@ -140,3 +140,22 @@ def test_published_rays_are_left_to_the_model(tiny_model):
     config = dataclasses.replace(tiny_model.config, bf16_rays=True)
     with pytest.raises(ValueError, match="engine='eager'"):
         ec.Scene(ec.EfficientLVSM(config), engine="fused")
+
+
+def test_larger_images_are_resampled_on_the_device_and_kept(model, walk, frame):
+    """The images of the walk have four times the pixels of these scenes."""
+    both = [ec.Scene(model, 4, (24, 32), frame, engine=name) for name in ("eager", "fused")]
+    given = [image.copy() for image, _ in walk[:2]]
+    for scene in both:
+        for image, (_, camera) in zip(given, walk[:2], strict=True):
+            image = image.copy()
+            view = scene.insert(image, camera)
+            image[:] = 0  # a caller's memory is the caller's
+        scene.replace(view, given[0], walk[3][1])
+    for view in both[0].views:
+        a, b = (scene.keyframe(view) for scene in both)
+        assert b.image.shape == (24, 32, 3) and b.image.device.type == "cpu" and not b.image.is_inference()
+        assert (a.image.int() - b.image.int()).abs().max() <= 1 and a.image.float().std() > 10
+        assert a.camera.fxfycxcy == b.camera.fxfycxcy
+    images = [scene.render(cameras(1, 32, 24)).images.astype(int) for scene in both]
+    assert np.abs(images[0] - images[1]).max() <= 16
