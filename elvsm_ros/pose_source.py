@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from elvsm_ros.conversions import ConversionError, check_pose, parts_to_matrix, slerp
 
 SECOND = 1_000_000_000
+LEAP = 10 * SECOND
+"""Nanoseconds by which a pose may be ahead of the one before it without suspicion."""
 
 
 class PoseError(ValueError):
@@ -133,6 +135,8 @@ class PoseBuffer:
                 f"known: poses started later than images, or images arrive later than pose_buffer",
             )
         gap = self._stamps[after] - self._stamps[after - 1]
+        if gap > LEAP and after == len(self._stamps) - 1:
+            return None  # it may be out of line itself: the next one tells
         if gap > self._gap:
             raise self._refused(
                 "gap",

@@ -56,6 +56,17 @@ def test_does_not_interpolate_over_a_gap() -> None:
     assert buffer.lookup(at(1.1)) is not None
 
 
+def test_a_pose_that_is_far_ahead_decides_nothing_until_the_next_one_comes() -> None:
+    buffer = filled(0.0, 3600.0)
+    assert buffer.lookup(at(0.1)) is None
+    buffer.drop_newest()  # it was out of line
+    buffer.add(at(0.2), np.array([0.2, 0, 0]), NONE)
+    assert buffer.lookup(at(0.1)) is not None
+    late = filled(0.0, 3600.0, 3600.1)  # it was a pause
+    with pytest.raises(PoseError, match=r"3600\.000 s apart"):
+        late.lookup(at(0.1))
+
+
 @pytest.mark.parametrize(
     ("stamp", "translation", "quaternion", "reason"),
     [
