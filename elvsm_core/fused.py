@@ -24,26 +24,35 @@ from .ops import layer_norm
 class Tuning:
     """What differs between devices, not between results.
 
-    split_keys: parts that the keys of a request are split in, by the most query tokens, fewest first.
-    bounded: use the attention of `kernels_attention.py` where it applies.
+    Keys are split in parts where there are few queries, so that a large device is busy.
+
+    parts: how many, for the attention of `kernels_attention.py`, by the most query tokens, fewest first.
+    library_parts: the same for PyTorch's (cuDNN's), which is used where the other one does not apply.
+    library_queries: PyTorch's is also used for up to so many query tokens and four views or more, unless the
+    views would have to be copied for it.
+    bounded: use the attention of `kernels_attention.py` at all.
     """
 
-    split_keys: tuple[tuple[int, int], ...] = ()
+    parts: tuple[tuple[int, int], ...] = ()
+    library_parts: tuple[tuple[int, int], ...] = ()
+    library_queries: int = 0
     bounded: bool = True
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
         """Return what was measured to be fast (docs/benchmarks.md); the default for unknown devices."""
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
-            return cls(split_keys=((1024, 8), (2048, 4), (4096, 2)))
+            return cls(((1024, 8), (2048, 4), (4096, 2)), ((1024, 4), (2048, 2)), library_queries=1024)
         return cls(bounded=False)
 
-    def parts(self, queries: int, views: int) -> int:
-        """Return how many parts the keys of `views` are split in."""
-        parts = next((n for most, n in self.split_keys if queries <= most), 1)
+    def cross_attention(self, queries: int, views: int, direct: bool, bounded: bool) -> tuple[int, bool]:
+        """Return in how many parts to attend to views, and whether by the kernel for bounded scores."""
+        bounded &= not (direct and views >= 4 and queries <= self.library_queries)
+        table = self.parts if bounded else self.library_parts
+        parts = next((n for most, n in table if queries <= most), 1)
         while views % parts:
             parts -= 1
-        return parts
+        return parts, bounded
 
 
 class FusedModel:
@@ -126,8 +135,8 @@ class FusedModel:
             q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
             ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
             q = q.unflatten(1, (heads, -1)).unsqueeze(0)
-            parts = self.tuning.parts(q.shape[1], len(slots))
-            seen = ops.attend_views(q, store[layer], slots, direct, parts, self._bounded[block.cross_attn])
+            how = self.tuning.cross_attention(q.shape[1], len(slots), direct, self._bounded[block.cross_attn])
+            seen = ops.attend_views(q, store[layer], slots, direct, *how)
             t.addmm_(seen.view(t.shape), block.cross_attn.fc.weight.t())
             self._mlp(t, block)
         return F.linear(layer_norm(t), self._model._head.weight)

@@ -35,7 +35,7 @@ def _attend(
     total = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, D), tl.float32)
     for i in range(count):
-        view = part + i * parts
+        view = part * count + i
         if PAGED:
             view = tl.load(slots + view)
         base = b.to(tl.int64) * k_batch + view.to(tl.int64) * slot_stride + h * D

@@ -106,16 +106,29 @@ def test_a_rendering_shows_the_scene_as_it_was_asked_for(model, walk, frame):
     assert np.abs(after.astype(int) - before.images).max() > 2
 
 
-@pytest.mark.parametrize("parts", [2, 3])
-def test_keys_in_parts_give_the_same(model, walk, frame, kind, parts):
+@pytest.mark.parametrize("tuning", [Tuning(((10**6, 3),)), Tuning((), ((10**6, 2),), 10**6)])
+def test_keys_in_parts_give_the_same(model, walk, frame, kind, tuning):
     scene = ec.Scene(model, 6, frame=frame, engine="fused")
     for view in walk[:6]:
         scene.insert(*view)
+    scene._engine._network.tuning = Tuning()
     whole = scene.render_tensor(cameras(2)).cpu()
-    tuning = Tuning(split_keys=((10**6, parts),))
     scene._engine._network.tuning = tuning
-    assert tuning.parts(96, 6) == parts
     torch.testing.assert_close(scene.render_tensor(cameras(2)).cpu(), whole, atol=kind[2], rtol=0)
+
+
+def test_the_table_tells_parts_and_kernel():
+    tuning = Tuning(((1024, 8), (4096, 2)), ((1024, 4),), library_queries=1024)
+    for queries, views, direct, bounded, expected in (
+        (1024, 8, False, True, (8, True)),
+        (1024, 8, True, True, (4, False)),
+        (1024, 6, True, True, (3, False)),
+        (1024, 2, True, True, (2, True)),
+        (4096, 8, True, True, (2, True)),
+        (4096, 8, True, False, (1, False)),
+        (8192, 8, False, True, (1, True)),
+    ):
+        assert tuning.cross_attention(queries, views, direct, bounded) == expected
 
 
 def test_batches_cover_all_targets_in_few_sizes():
