@@ -130,6 +130,11 @@ class Peer:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
 
+    @property
+    def node(self) -> Any:
+        """The node behind it, for further clients and topics."""
+        return self._node
+
     def close(self) -> None:
         self._executor.shutdown()
         rclpy.shutdown(context=self._context)

@@ -40,19 +40,25 @@ def is_device_fault(error: BaseException) -> bool:
     )
 
 
+LOGGERS = ("elvsm_core", "elvsm_ros.engine")
+"""Where model, scene and device say what they are short of."""
+
+
 class CoreWarnings(logging.Handler):
-    """Pass on what elvsm_core warns of, on whatever thread: memory that is short, kernels that do not work."""
+    """Pass on what they warn of, on whatever thread: memory that is short, kernels that do not work."""
 
     def __init__(self, warn: Callable[[str], None]):
         super().__init__(logging.WARNING)
         self._warn = warn
-        logging.getLogger("elvsm_core").addHandler(self)
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._warn(record.getMessage())
 
     def close(self) -> None:
-        logging.getLogger("elvsm_core").removeHandler(self)
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(self)
         super().close()
 
 
