@@ -51,7 +51,7 @@ def plot(rows: Sequence[Row], title: str, path: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise SystemExit("--plot needs matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     size = rows[0].height, rows[0].width
     lines: dict[tuple[str, int], list[Row]] = {}
@@ -68,9 +68,10 @@ def plot(rows: Sequence[Row], title: str, path: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="views", ylabel="ms (median)", title=title)
     ticks = sorted({row.views for row in rows})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 
