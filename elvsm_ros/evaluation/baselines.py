@@ -64,11 +64,11 @@ class Metrics:
     @torch.inference_mode()
     def compare(self, images: Sequence[RGB], truth: RGB) -> list[Quality]:
         """Compare images with the truth, all uint8 RGB [H, W, 3] of one size."""
-        a = to_tensor(images)
-        b = to_tensor([truth]).expand_as(a)
+        a, alone = to_tensor(images), to_tensor([truth])
+        b = alone.expand_as(a)
         psnrs = ec.metrics.psnr(a, b).clamp(max=PSNR_LIMIT).tolist()
         ssims = ec.metrics.ssim(a, b).tolist() if self._ssim else [None] * len(a)
-        lpips = ec.metrics.lpips(a, b, self._lpips).tolist() if self._lpips else [None] * len(a)
+        lpips = ec.metrics.lpips(a, alone, self._lpips).tolist() if self._lpips else [None] * len(a)
         return [Quality(*values) for values in zip(psnrs, ssims, lpips, strict=True)]
 
 

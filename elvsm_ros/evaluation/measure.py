@@ -250,9 +250,13 @@ class Evaluation:
             (column, ROTATION): warped(copy, keyframe.camera, view.camera),
         }
         if "quality" not in record.values:
-            qualities = self._metrics.compare(list(pictures.values()), view.truth)
+            # Often no keyframe that came later is nearer: the baselines are what they were.
+            known = [view.quality[ONLINE, m] for m in (NEAREST, ROTATION) if view.nearest == nearest]
+            compared = list(pictures.values())[: len(pictures) - len(known)]
+            qualities = [*self._metrics.compare(compared, view.truth), *known]
             record.values["quality"] = [dataclasses.asdict(quality) for quality in qualities]
             self._journal.put(name, record)
+        view.nearest = nearest
         qualities = [Quality(**values) for values in record.values["quality"]]
         view.quality.update(zip(pictures, qualities, strict=True))
         if column == OFFLINE:  # the baselines are shown once

@@ -39,7 +39,7 @@ class HeldOut:
     stamp: of the image, nanoseconds. time: seconds since the recording began. since: seconds since the last keyframe.
     distance (metres), angle (degrees): to the keyframe that was nearest by then. keyframes: how many there were by
     then. used: views that the online render used; support: of it, 0 to 1; render_ms: its latency. sweep: PSNR by
-    max_views.
+    max_views. nearest: id of the keyframe that it was last compared with.
     """
 
     index: int
@@ -57,6 +57,7 @@ class HeldOut:
     pictures: dict[Key, RGB]
     quality: dict[Key, Quality]
     sweep: dict[int, float]
+    nearest: int = -1
 
     def psnr(self, method: str, column: str = ONLINE) -> float:
         """Return a PSNR in dB, NaN if that was not measured."""

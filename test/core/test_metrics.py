@@ -97,6 +97,8 @@ def test_lpips_equals_its_formula_and_keeps_pairs_apart(images, test_data, lpips
     torch.testing.assert_close(together, lpips_by_hand(a, b, net, path), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ec.metrics.lpips(a[2:3], b[2:3], net=net, weights=path), together[2:3])
     torch.testing.assert_close(ec.metrics.lpips(b, b, net=net, weights=path), torch.zeros(4))
+    one = ec.metrics.lpips(a, b[:1], net=net, weights=path, batch=3)
+    torch.testing.assert_close(one, ec.metrics.lpips(a, b[:1].expand_as(a), net=net, weights=path))
 
 
 def test_lpips_finds_its_weights(test_data, tmp_path, monkeypatch):
