@@ -15,6 +15,10 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 
+MOST_GRAPHS = 256
+"""Kinds of work that graphs are kept for: clients may ask for any size, and each graph takes device memory."""
+
+
 class Lane:
     """A stream of its own on a CUDA device. `with lane:` gives work to it; on a CPU that changes nothing."""
 
@@ -71,7 +75,7 @@ class Graphs:
         if captured is not None:
             captured[0].replay()
             return captured[1]
-        if not self._failed:
+        if not self._failed and len(self._captured) + len(self._missing) < MOST_GRAPHS:
             self._missing[key] = function
         return function()
 

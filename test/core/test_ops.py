@@ -4,6 +4,7 @@ Triton's kernels are tried where there is a CUDA device, or anywhere with TRITON
 """
 
 import os
+import sys
 
 import pytest
 import torch
@@ -142,3 +143,14 @@ def test_gelu_is_exact(provider, dtype):
     x, w = torch.randn(70, 128).to(dtype), (torch.randn(96, 128) / 8).to(dtype)
     expected = torch.nn.functional.gelu(x.double() @ w.double().T)
     close(ops.linear_gelu(x.to(DEVICE), w.to(DEVICE)), expected, dtype)
+
+
+def test_without_triton_everything_works_and_a_warning_says_why(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "elvsm_core.kernels", None)
+    monkeypatch.delattr(ec, "kernels", raising=False)
+    ops._triton.cache_clear()
+    try:
+        assert ops._triton() is None
+        assert "renders take longer" in caplog.text
+    finally:
+        ops._triton.cache_clear()
