@@ -66,6 +66,7 @@ class KeyframeFeed:
         self.inserted = 0
         self.evicted = 0
         self._forgetting = self._forgotten = 0  # restarts asked for, and done
+        self._moving = 0  # corrections of the whole map that are not done
         self._under_way = 0  # candidates of which it is not known yet whether they become keyframes
         self._decoder = ThreadPoolExecutor(1, "elvsm-decoder")
         intake.on_restart = self._restart
@@ -83,7 +84,8 @@ class KeyframeFeed:
         """
         now = time.monotonic()
         self._intake.collect(now)
-        if self._forgetting != self._forgotten:  # they would come into a scene that is about to be cleared
+        # They would come into a scene that is about to be cleared, or to be moved.
+        if self._forgetting != self._forgotten or self._moving:
             return
         while (candidate := self._intake.next(now, busy=self._under_way > 0)) is not None:
             self._insert(candidate)
@@ -112,10 +114,9 @@ class KeyframeFeed:
         """Have the scene's content exchanged, and forget what is under way for the present one.
 
         Returns the job's result, and whether the books are to follow it: not when a later exchange waits.
-        Raises BusyError; nothing has happened then, except to images that waited for the device.
         """
         self._worker.clear_offers()
-        future = self._worker.call(job)
+        future = self._worker.call(job, always=True)
         self._epoch += 1
         epoch = self._epoch
         self._intake.clear()
@@ -150,14 +151,23 @@ class KeyframeFeed:
         self._changed()
 
     def correct(self, correction: Correction) -> None:
-        """Move keyframes after a loop closure. Raises BusyError when too many calls wait."""
-        if correction.T_new_old is not None:
-            # Poses that are known so far, and images placed by them, are of the world as it was.
+        """Move keyframes after a loop closure, however many requests wait."""
+        rigid = correction.T_new_old is not None
+        if rigid:
+            # Poses that are known so far, and images placed by them, are of the world as it was; those that come
+            # from now on are of the new one, and must not be moved along.
             self._intake.forget_poses()
             self._worker.clear_offers()
+            self._moving += 1
         epoch = self._epoch
-        future = self._worker.call(lambda engine: engine.correct(correction))
-        future.add_done_callback(lambda done: self._later(self._on_corrected, epoch, done))
+        future = self._worker.call(lambda engine: engine.correct(correction), always=True)
+
+        def on_corrected(done: Future[Corrected]) -> None:
+            self._moving -= rigid
+            self._on_corrected(epoch, done)
+            self.advance()
+
+        future.add_done_callback(lambda done: self._later(on_corrected, done))
 
     def _on_corrected(self, epoch: int, future: Future[Corrected]) -> None:
         if epoch != self._epoch or future.cancelled():
@@ -187,7 +197,7 @@ class KeyframeFeed:
         if paused:
             self._worker.clear_offers()
         # Once this is through, so is the keyframe that was on the device when the request came.
-        await wait(self._worker.call(lambda engine: None))
+        await wait(self._worker.call(lambda engine: None, always=True))
 
     def _insert(self, candidate: Candidate) -> None:
         epoch = self._epoch

@@ -39,7 +39,7 @@ from elvsm_ros.requests import Context
 from elvsm_ros.scene_files import SceneFiles, model_of
 from elvsm_ros.spinning import call_later, wait_for
 from elvsm_ros.trajectories import Trajectories
-from elvsm_ros.worker import BusyError, Worker
+from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
     from elvsm_ros.engine import Engine
@@ -276,7 +276,7 @@ class ElvsmNode(LifecycleNode):
     def _on_pose_updates(self, message: PoseUpdates) -> None:
         try:
             self._feed.correct(corrections.parse(message, self._intake.world_frame))
-        except (ConversionError, BusyError) as error:
+        except ConversionError as error:
             self._reports.add("pose_updates", str(error))
 
     # Services and parameters

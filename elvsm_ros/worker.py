@@ -33,7 +33,7 @@ class Task(Generic[T]):
     `Worker.call`, `latest`.
     """
 
-    urgent = False
+    urgent = always = False
 
     def __init__(self, name: str | None = None) -> None:
         self.future: Future[Any] = Future()
@@ -82,6 +82,7 @@ class _Job:
     future: Future
     name: str | None = None
     urgent: bool = False
+    always: bool = False
     after: Future | None = None
 
 
@@ -145,13 +146,15 @@ class Worker(Generic[T]):
             after.add_done_callback(self._wake)
         return future
 
-    def call(self, job: Callable[[T], R], latest: str | None = None, urgent: bool = False) -> Future[R]:
+    def call(
+        self, job: Callable[[T], R], latest: str | None = None, urgent: bool = False, always: bool = False
+    ) -> Future[R]:
         """Queue a job that is answered in any case; `urgent` ones come next, however many wait.
 
-        Raises BusyError when too many wait.
+        Raises BusyError when too many wait, except for jobs that are `always` taken.
         """
         future: Future[R] = Future()
-        self._line_up(_Job(job, future, latest, urgent))
+        self._line_up(_Job(job, future, latest, urgent, always))
         return future
 
     def submit(self, task: Task[T]) -> None:
@@ -173,7 +176,7 @@ class Worker(Generic[T]):
                     self._calls[index] = entry
                     break
             else:
-                if len(self._calls) >= self._calls_limit:
+                if len(self._calls) >= self._calls_limit and not entry.always:
                     raise BusyError(
                         f"{len(self._calls)} requests wait already: ask again later, or less often"
                     )

@@ -272,3 +272,23 @@ def test_a_correction_of_the_whole_map_drops_what_was_placed_in_the_old_one(make
         rig.settle()
         assert len(rig.feed.keyframes) == count
     assert list(rig.feed.stamps) == list(rig.feed.keyframes)
+
+
+def test_what_is_seen_after_a_correction_of_the_whole_map_is_not_moved_along(make: Any) -> None:
+    """However busy the device is: the correction waits behind requests, and images have a line of their own."""
+    rig = make(render_queue=3)
+    rig.show(pose_at(0.0), 0)
+    rig.settle()
+    leave = rig.block()
+    requests = [rig.worker.call(lambda engine: None) for _ in range(3)]  # no more of them would be taken
+    rig.feed.correct(Correction({}, pose_at(10.0)))
+    rig.feed.correct(Correction({}, pose_at(5.0)))
+    rig.show(pose_at(16.0), 1)
+    leave.set()
+    for request in requests:
+        request.result(PATIENCE)
+    for _ in range(3):
+        rig.settle()
+    assert [pose.position.x for pose in rig.feed.keyframes.values()] == [15.0, 16.0]
+    poses = rig.worker.call(lambda engine: engine.scene.poses[:, 0, 3].tolist()).result(PATIENCE)
+    assert poses == [15.0, 16.0]
