@@ -8,6 +8,7 @@ slot. Nothing here allocates more than workspace or looks at data, so both halve
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import cast
 
 import torch
@@ -18,6 +19,8 @@ from . import ops
 from .config import ModelConfig
 from .model import CrossAttention, DecoderBlock, EfficientLVSM, EncoderBlock, SelfAttention
 from .ops import layer_norm
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +86,10 @@ class FusedModel:
             a: self.tuning.bounded and ops.scores_are_bounded(a.q_norm.weight, a.k_norm.weight)
             for a in attentions
         }
+        log.info(
+            "%d of %d attention layers are bounded enough for the faster kernel; keys in parts: %s; PyTorch's: %s",
+            sum(self._bounded.values()), len(self._bounded), self.tuning.parts, self.tuning.library_parts,
+        )  # fmt: skip
         self._first_gains = self._self_gains(self._encoder[0].attn)
         self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
         self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]
