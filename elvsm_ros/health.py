@@ -84,7 +84,7 @@ def status(parts: Parts, settings: Settings, header: Header) -> Status:
         images_received=intake.counters.images_received, poses_received=intake.counters.poses_received,
         images_dropped=intake.counters.images_dropped, images_rejected=intake.counters.images_rejected,
         keyframes_inserted=feed.inserted, keyframes_evicted=feed.evicted,
-        queue_length=len(parts.worker), renders=desk.renders, render_failures=desk.failures,
+        queue_length=len(parts.worker) + intake.backlog, renders=desk.renders, render_failures=desk.failures,
         insert_ms_p50=parts.insert_ms.percentile(50), insert_ms_p95=parts.insert_ms.percentile(95),
         render_ms_p50=desk.latency_ms.percentile(50), render_ms_p95=desk.latency_ms.percentile(95),
         last_error=parts.reports.last,

@@ -128,7 +128,7 @@ class Intake:
         self._rule = Rule(
             settings.keyframe_distance, float(np.deg2rad(settings.keyframe_angle)), settings.keyframe_max_rate
         )
-        self._backlog = settings.insert_queue
+        self._backlog_limit = settings.insert_queue
         self.poses.limit(settings.pose_gap)
         for camera in self._cameras:
             camera.images.limit(settings.sync_queue, settings.sync_timeout)
@@ -275,6 +275,11 @@ class Intake:
             candidates.append(candidate)
         return candidates
 
+    @property
+    def backlog(self) -> int:
+        """Number of images that are complete, and wait to be judged."""
+        return len(self._ready)
+
     def collect(self, now: float) -> None:
         """See which images are complete. Call it after every message and now and then. now: seconds, steady."""
         if self._old_poses:
@@ -296,7 +301,7 @@ class Intake:
         busy: it is not known yet what became of the candidate before; images are judged without that only
         when more than insert_queue of them wait.
         """
-        while self._ready and len(self._ready) > (self._backlog if busy else 0):
+        while self._ready and len(self._ready) > (self._backlog_limit if busy else 0):
             if self._waits_for_others(self._ready[0], now):
                 return None
             item = self._ready.pop(0)

@@ -126,8 +126,10 @@ def test_a_busy_device_gets_the_newest_and_the_dropped_may_come_again(make: Any)
     leave = rig.block()
     for i in range(7):  # two wait to be judged, and two, as keyframes, for the device
         rig.show(pose_at(0.5 * i), i)
+    assert rig.intake.backlog == 2  # which is part of ~/status's queue_length
     leave.set()
     rig.settle()
+    assert rig.intake.backlog == 0
     assert [pose.position.x for pose in rig.feed.keyframes.values()] == [1.5, 2.0, 2.5, 3.0]
     assert rig.intake.counters.images_dropped == 3
     rig.show(pose_at(0.5), 1)
