@@ -43,7 +43,12 @@ class Source:
     ends: Ends | None = None
 
     def intake(self, settings: Settings, reports: Reports) -> ReplayIntake:
-        """Make the intake that the recording is fed to. reports: where faults go."""
+        """Make the intake that the recording is fed to. reports: where faults go. Raises BagError."""
+        if settings.extrinsics == "tf":
+            raise BagError(
+                f"{self.bag.path}: extrinsics 'tf' is for live transforms: give --body-to-camera, or take the camera's "
+                f"poses from TF as a whole with --pose-topic"
+            )
         if self.ends is None:
             return ReplayIntake(settings.replaced({"pose_source": "pose"}), admit, reports)
         body = T_body_cam(settings)
@@ -134,7 +139,8 @@ def replay(
         elif topic.type == TF:
             intake.add_transforms(message)
         else:
-            intake.add_pose(message.header.stamp, message.header.frame_id, pose_in(message))
+            header, body = message.header, getattr(message, "child_frame_id", "")
+            intake.add_pose(header.stamp, header.frame_id, pose_in(message), body.lstrip("/"))
         yield from intake.decide(now)
         if topic is streams.image:
             passed()

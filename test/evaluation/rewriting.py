@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from far_away import CAMERA, SECOND, pose
+from nav_msgs.msg import Odometry
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.convert import convert
 from rosbags.interfaces import Connection
@@ -18,7 +19,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
 from elvsm_ros.bag_reader import TF
-from elvsm_ros.conversions import image_to_rgb, rgb_to_compressed
+from elvsm_ros.conversions import image_to_rgb, matrix_to_pose, rgb_to_compressed, stamp_of
 
 STORE = get_typestore(Stores.ROS2_KILTED)
 
@@ -143,3 +144,18 @@ def through_a_lens(source: Path, target: Path) -> Path:
         return data
 
     return copied(source, target, change=change)
+
+
+def as_odometry(source: Path, target: Path) -> Path:
+    """Copy a recording with odometry of base_link in place of poses: the camera's, as if both were the same."""
+
+    def add(writer: Writer) -> None:
+        topic = writer.add_connection("/odom", "nav_msgs/msg/Odometry", typestore=STORE)
+        for k in range(-2, 30):
+            at = round((10 + k / 8) * SECOND)
+            header = Header(stamp=stamp_of(at), frame_id="map")
+            message = Odometry(header=header, child_frame_id="base_link")
+            message.pose.pose = matrix_to_pose(pose(k / 8))
+            writer.write(topic, at, serialize_message(message))
+
+    return copied(source, target, drop=("pose",), more=add)

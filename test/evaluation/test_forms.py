@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from far_away import picture, pose
-from rewriting import T_BASE_CAMERA, T_MAP_ODOM, as_ros1, copied, tf_message, through_a_lens, with_tf
+from rewriting import (
+    T_BASE_CAMERA,
+    T_MAP_ODOM,
+    as_odometry,
+    as_ros1,
+    copied,
+    tf_message,
+    through_a_lens,
+    with_tf,
+)
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 import elvsm_core as ec
@@ -192,3 +201,12 @@ def test_the_demos_frames_of_a_distorted_camera_are_rectified(turning_bag: Path,
         c = frame.intrinsics
         pinhole = ec.Camera(c.fx, c.fy, c.cx, c.cy, c.width, c.height, frame.T_world_cam)
         assert psnr(frame.rgb(), picture(pinhole)) > 30
+
+
+def test_odometry_of_a_body_is_told(turning_bag: Path, blind_model: Path, tmp_path: Path, capsys) -> None:
+    bag = as_odometry(turning_bag, tmp_path / "bag")
+    (warning,) = evaluate(bag, blind_model, tmp_path / "out")["warnings"]
+    assert "'base_link'" in warning and "'camera_optical_frame'" in warning and "body_to_camera" in warning
+    arguments = ["--bag", str(bag), "--model", str(blind_model), "--out", str(tmp_path), *QUICK]
+    assert main([*arguments, "--param", "extrinsics=tf"]) == 2
+    assert "--pose-topic" in " ".join(capsys.readouterr().err.split())
