@@ -1,0 +1,310 @@
+"""Measure renders against the number of keyframes used, and how these are chosen: the figures in docs/benchmarks.md.
+
+ELVSM_TEST_DATA=FOLDER python benchmarks/selection.py --walk office --frames 0:200
+python benchmarks/selection.py --walk 1 --walk 2    # drawn walks, by their seeds
+python benchmarks/selection.py --time               # how long choosing takes among many
+
+FOLDER holds office_walk/. Frames become keyframes as in the node; of the others, every few are rendered with each
+way to choose and each number of keyframes: from what was seen before, in the frame that the scene has then; with
+--afterwards from the keyframes of the whole walk, in a frame for each request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import elvsm_core as ec
+from elvsm_core import keyframes
+from elvsm_core.rendering import SHORTLIST, Plan
+
+DISTANCE, ANGLE = 0.15, float(np.deg2rad(10))
+FIRST = 4
+"""Keyframes before the first render."""
+
+Stored = tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]
+"""Poses [n, 4, 4] and fx, fy, cx, cy [n, 4] of keyframes, oldest first, and their size."""
+Choose = Callable[[ec.Camera, Stored, int], list[int]]
+
+
+def by_overlap(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+    """What the scene does."""
+    return keyframes.select(keyframes.visibilities([target], *stored), count)
+
+
+def by_overlap_alone(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+    """The views that see most of the target's field of view, whether or not others see the same."""
+    seen = keyframes.visibilities([target], *stored).reshape(len(stored[0]), -1).sum(1)
+    return np.argsort(-seen, kind="stable")[:count].tolist()
+
+
+def by_distance(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+    """The nearest camera centres."""
+    metres, _ = keyframes.differences(target.T_world_cam, stored[0])
+    return np.argsort(metres, kind="stable")[:count].tolist()
+
+
+def by_angle(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+    """The most similar orientations."""
+    _, radians = keyframes.differences(target.T_world_cam, stored[0])
+    return np.argsort(radians, kind="stable")[:count].tolist()
+
+
+def by_pose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+    """The nearest poses: 15 cm count as much as 10 degrees."""
+    metres, radians = keyframes.differences(target.T_world_cam, stored[0])
+    return np.argsort(metres / DISTANCE + radians / ANGLE, kind="stable")[:count].tolist()
+
+
+def by_recency(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+    """The newest."""
+    return list(range(len(stored[0])))[::-1][:count]
+
+
+def diverse(own: float, weight: float = 0.0) -> Choose:
+    """Greedy overlap with another share for what a view sees by itself, and for how near its pose is."""
+
+    def choose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+        seen = keyframes.visibilities([target], *stored).reshape(len(stored[0]), -1)
+        metres, radians = keyframes.differences(target.T_world_cam, stored[0])
+        near = weight * seen.shape[1] * np.exp(-(metres / DISTANCE + radians / ANGLE) / 4)
+        best, chosen = np.zeros(seen.shape[1]), []
+        for _ in range(min(count, len(seen))):
+            gain = np.maximum(seen - best, 0).sum(1) + own * seen.sum(1) + near
+            gain[chosen] = -1
+            chosen.append(int(gain.argmax()))
+            best = np.maximum(best, seen[chosen[-1]])
+        return chosen
+
+    return choose
+
+
+def weighted(share: float, reach: float = 4.0) -> Choose:
+    """What the scene does, with what a view sees counting less the farther away its pose is."""
+
+    def choose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+        metres, radians = keyframes.differences(target.T_world_cam, stored[0])
+        near = np.exp(-(metres / DISTANCE + radians / ANGLE) / reach)
+        seen = keyframes.visibilities([target], *stored) * (1 - share + share * near)[:, None, None]
+        return keyframes.select(seen, count)
+
+    return choose
+
+
+VARIANTS: dict[str, Choose] = {
+    "overlap": by_overlap,
+    "overlap, no diversity": by_overlap_alone,
+    "overlap, own 0.3": diverse(0.3),
+    "overlap, own 1": diverse(1.0),
+    "overlap and pose 0.1": diverse(0.1, 0.1),
+    "overlap and pose 0.3": diverse(0.1, 0.3),
+    "overlap and pose 1": diverse(0.1, 1.0),
+    "overlap by pose 0.5": weighted(0.5),
+    "overlap by pose 0.9": weighted(0.9),
+    "overlap by pose 0.9 wide": weighted(0.9, 10.0),
+    "pose": by_pose,
+    "distance": by_distance,
+    "angle": by_angle,
+    "recency": by_recency,
+}
+
+
+def office(frames: slice, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.uint8], ec.Camera]]:
+    """Give the frames of the recorded walk."""
+    from training.evaluate import load_frames
+
+    walk = load_frames(str(Path(os.environ["ELVSM_TEST_DATA"]) / "office_walk"), size)
+    for image, T, k in zip(walk.images[frames], walk.c2w[frames], walk.fxfycxcy[frames], strict=True):
+        yield image.permute(1, 2, 0).contiguous().numpy(), ec.Camera(*k.tolist(), size[1], size[0], T.numpy())
+
+
+def drawn(seed: int, count: int, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.uint8], ec.Camera]]:
+    """Give the frames of a walk through a drawn room, 5 cm and 3 degrees apart at most."""
+    from training import scenes
+
+    bank = scenes.make_texture_bank(48)
+    walk = scenes.walk(seed, count, bank, size=size, step=0.05, turn=3.0)
+    for index in range(count):
+        pick = slice(index, index + 1)
+        with torch.inference_mode():
+            images, _ = scenes.render_views(walk.room, bank, walk.c2w[:, pick], walk.fxfycxcy[:, pick], size)
+        k = walk.fxfycxcy[0, index].tolist()
+        camera = ec.Camera(*k, size[1], size[0], walk.c2w[0, index].double().numpy())
+        yield images[0, 0].permute(1, 2, 0).contiguous().numpy(), camera
+
+
+class Measurement:
+    """Scores of renders by (variant, number of keyframes): PSNR and SSIM against the held-out frame."""
+
+    def __init__(self, model: ec.EfficientLVSM, variants: list[str], counts: list[int], every: int):
+        self._model, self._variants, self._counts, self._every = model, variants, counts, every
+        self.scores: dict[tuple[str, int], list[tuple[float, float]]] = collections.defaultdict(list)
+
+    def walk(self, frames: Iterator[tuple[NDArray[np.uint8], ec.Camera]], afterwards: bool) -> str:
+        """Go along a walk once; returns a line about it."""
+        scene, held_out, rendered, later = ec.Scene(self._model), 0, 0, []
+        for image, camera in frames:
+            if keyframes.admit(camera.T_world_cam, scene.poses, DISTANCE, ANGLE):
+                scene.insert(image, camera)
+            elif len(scene) >= FIRST:
+                held_out += 1
+                if held_out % self._every == 0:
+                    rendered += 1
+                    if afterwards:
+                        later.append((image, camera))
+                    else:
+                        self._score(scene, image, camera, False)
+        for image, camera in later:
+            self._score(scene, image, camera, True)
+        return f"{len(scene)} keyframes, {rendered} frames rendered"
+
+    def _score(self, scene: ec.Scene, image: NDArray[np.uint8], camera: ec.Camera, own_frame: bool) -> None:
+        ids = scene.views
+        kept = [scene.keyframe(view).camera for view in ids]
+        stored = scene.poses, np.array([c.fxfycxcy for c in kept]), scene.image_size
+        place, frame = camera.T_world_cam[None], scene.plan([camera], 1).frame
+        truth = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+        known: dict[tuple[int, ...], tuple[float, float]] = {}
+        for name in self._variants:
+            for count in self._counts:
+                views = tuple(sorted(ids[row] for row in VARIANTS[name](camera, stored, count)))
+                if views not in known:
+                    if own_frame:
+                        poses = np.stack([scene.keyframe(view).camera.T_world_cam for view in views])
+                        frame = ec.FramePolicy().frame_for(poses, place)
+                    out = scene.render_tensor([camera], plan=Plan(views, frame)).clamp(0, 1).cpu()
+                    known[views] = float(ec.metrics.psnr(out, truth)), float(ec.metrics.ssim(out, truth))
+                self.scores[name, count].append(known[views])
+
+    def table(self) -> list[tuple[str, int, float, float, int]]:
+        """Return variant, keyframes used, mean PSNR (dB), mean SSIM, frames."""
+        return [
+            (name, count, *(float(v) for v in np.mean(values, axis=0)), len(values))
+            for (name, count), values in self.scores.items()
+        ]
+
+
+def draw(path: Path, rows: list[tuple[str, int, float, float, int]], counts: list[int]) -> None:
+    """Write a chart of PSNR against the number of keyframes, on a logarithmic axis, as SVG."""
+    width, height, left, bottom = 640, 300, 50, 40
+    values = [row[2] for row in rows]
+    low, high = np.floor(min(values)), np.ceil(max(values))
+    colours = [
+        "#0072b2",
+        "#d55e00",
+        "#009e73",
+        "#cc79a7",
+        "#e69f00",
+        "#56b4e9",
+        "#999999",
+        "#000000",
+        "#aaaa00",
+    ]
+
+    def at(count: float, psnr: float) -> str:
+        u = np.log2(count / min(counts)) / max(1.0, np.log2(max(counts) / min(counts)))
+        x = left + u * (width - left - 190)
+        return f"{x:.1f},{height - bottom - (psnr - low) / (high - low) * (height - bottom - 15):.1f}"
+
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    ]
+    for psnr in np.arange(low, high + 1):
+        x, y = at(min(counts), psnr).split(",")
+        out.append(f'<line x1="{x}" y1="{y}" x2="{width - 190}" y2="{y}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 8}" y="{float(y) + 4}" text-anchor="end">{psnr:g}</text>')
+    for count in counts:
+        x = at(count, low).split(",")[0]
+        out.append(f'<text x="{x}" y="{height - bottom + 18}" text-anchor="middle">{count}</text>')
+    out.append(f'<text x="{(width - 140) / 2}" y="{height - 6}" text-anchor="middle">keyframes used</text>')
+    out.append(f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})">PSNR, dB</text>')
+    for index, name in enumerate(dict.fromkeys(row[0] for row in rows)):
+        colour = colours[index % len(colours)]
+        points = " ".join(at(row[1], row[2]) for row in rows if row[0] == name)
+        out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out.append(f'<text x="{width - 178}" y="{30 + 18 * index}" fill="{colour}">{name}</text>')
+    path.write_text("\n".join([*out, "</svg>"]) + "\n")
+
+
+def choosing_time(count: int, targets: int, repeats: int = 50) -> float:
+    """Return the median milliseconds of choosing 8 of `count` random keyframes for some targets, as a scene does."""
+    rng = np.random.default_rng(0)
+
+    def poses(number: int) -> NDArray[np.float64]:
+        T = np.tile(np.eye(4), (number, 1, 1))
+        yaw = rng.uniform(0, 2 * np.pi, number)
+        T[:, 0, 0], T[:, 0, 2], T[:, 2, 0], T[:, 2, 2] = np.cos(yaw), np.sin(yaw), -np.sin(yaw), np.cos(yaw)
+        T[:, :3, 3] = rng.uniform(0, 50, (number, 3)) * [1, 0.1, 1]
+        return T
+
+    stored, fxfycxcy = poses(count), np.tile([200.0, 200, 128, 128], (count, 1))
+    wanted = [ec.Camera(200, 200, 128, 128, 256, 256, T) for T in poses(targets)]
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        rows = keyframes.shortlist(wanted, stored, SHORTLIST)
+        keyframes.select(keyframes.visibilities(wanted, stored[rows], fxfycxcy[rows], (256, 256)), 8)
+        times.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(times))
+
+
+def _range(text: str) -> slice:
+    first, last = (int(part) for part in text.split(":"))
+    return slice(first, last)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--walk", action="append", help="'office', or the seed of a drawn walk; may be repeated"
+    )
+    parser.add_argument("--frames", type=_range, default=slice(0, 200), help="of the walk (0:200)")
+    parser.add_argument("--every", type=int, default=4, help="render every so many of the other frames (4)")
+    parser.add_argument("--afterwards", action="store_true", help="render when the whole walk is known")
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="keyframes to use")
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME"
+    )
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--plot", type=Path, help="an SVG")
+    parser.add_argument(
+        "--time", action="store_true", help="measure how long choosing takes, and nothing else"
+    )
+    args = parser.parse_args()
+    if args.time:
+        for count in (100, 1000, 10_000):
+            one, eight = (choosing_time(count, targets) for targets in (1, 8))
+            print(f"8 of {count:6} keyframes: {one:.2f} ms for one target, {eight:.2f} ms for eight")
+        return
+    model = ec.load_model(args.model, device=args.device)
+    size = model.config.image_size
+    measurement = Measurement(model, args.variants, args.views, args.every)
+    for name in args.walk or ["office"]:
+        frames = office(args.frames, size) if name == "office" else drawn(int(name), args.frames.stop, size)
+        print(f"walk {name}: {measurement.walk(frames, args.afterwards)}", flush=True)
+    rows = measurement.table()
+    for name in args.variants:
+        cells = [f"{psnr:6.2f} {ssim:.3f}" for variant, _, psnr, ssim, _ in rows if variant == name]
+        print(f"{name:24}" + "   ".join(cells))
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            csv.writer(file).writerows([("variant", "keyframes", "psnr_db", "ssim", "frames"), *rows])
+    if args.plot:
+        draw(args.plot, rows, args.views)
+
+
+if __name__ == "__main__":
+    main()
