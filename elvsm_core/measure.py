@@ -91,16 +91,22 @@ class Stopwatch:
 
     def __call__(self, call: Callable[[], object], repeats: int | None = None) -> tuple[float, float]:
         """Return median and 99th percentile, milliseconds of wall clock."""
-        for _ in range(3):
-            call()
-        times = []
-        for _ in range(repeats or self.repeats):
-            self.wait()
-            start = time.perf_counter()
-            call()
-            self.wait()
-            times.append(1e3 * (time.perf_counter() - start))
-        return float(np.median(times)), float(np.percentile(times, 99))
+        return self.in_turn([call], repeats)[0]
+
+    def in_turn(
+        self, calls: Sequence[Callable[[], object]], repeats: int | None = None
+    ) -> list[tuple[float, float]]:
+        """Time several calls in turn, so that what else runs on the machine slows all of them alike."""
+        times: list[list[float]] = [[] for _ in calls]
+        for round_ in range(-3, repeats or self.repeats):
+            for call, own in zip(calls, times, strict=True):
+                self.wait()
+                start = time.perf_counter()
+                call()
+                self.wait()
+                if round_ >= 0:
+                    own.append(1e3 * (time.perf_counter() - start))
+        return [(float(np.median(own)), float(np.percentile(own, 99))) for own in times]
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -216,12 +222,20 @@ class Benchmark:
             for targets in self.target_counts:
                 render = partial(scene.render, [self.camera(3 * i) for i in range(targets)])
                 self._row("render", views, targets, 0, self.watch(render))
-                plain = self._baseline(baseline, views, targets) if self.with_baseline else None
-                both = self.watch(partial(_both, insert, render))
-                self._row("insert + render", views, targets, 1, both, plain)
+                calls: list[Callable[[], object]] = [partial(_both, insert, render)]
+                if self.with_baseline:
+                    calls.append(self._baseline(baseline, views, targets))
+                both, *plain = self._compared(calls)
+                self._row("insert + render", views, targets, 1, both, plain[0][0] if plain else None)
 
-    def _baseline(self, baseline: Baseline, views: int, targets: int) -> float:
-        """Append the last of `views` views and render, including rays' upload and the image's way back."""
+    def _compared(self, calls: Sequence[Callable[[], object]]) -> list[tuple[float, float]]:
+        if self.model.device.type == "cpu":
+            return self.watch.in_turn(calls)
+        # One after the other on a GPU, which the baseline would heat up; and the baseline less often.
+        return [self.watch(call, min(self.watch.repeats, 30) if i else None) for i, call in enumerate(calls)]
+
+    def _baseline(self, baseline: Baseline, views: int, targets: int) -> Callable[[], object]:
+        """Return what appends the last of `views` views and renders, with all copies to the device and back."""
         device = self.model.device
         k = torch.tensor([self.camera(0).fxfycxcy], device=device)
 
@@ -242,7 +256,7 @@ class Benchmark:
             baseline.cache = before
             to_uint8(baseline.append_and_render(upload(), target, self.size)).cpu()
 
-        return self.watch(call, min(self.watch.repeats, 30))[0]
+        return call
 
     def selection(self, counts: Sequence[int], max_views: int, capacity: int = 64) -> None:
         """Time renders from `max_views` of many keyframes, more than the device holds, from a moving camera."""
