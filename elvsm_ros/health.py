@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from std_msgs.msg import Header
 
@@ -20,6 +20,9 @@ from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.stats import Window
 from elvsm_ros.worker import Worker
+
+if TYPE_CHECKING:
+    from elvsm_core import Scene
 
 DEVICE_KIND = "device"
 """Kind of the reports about what the device is short of."""
@@ -64,7 +67,10 @@ class CoreWarnings(logging.Handler):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """The parts of a configured node that count and measure."""
+    """The parts of a configured node that count and measure.
+
+    scene: asked for its capacity only, which shrinks when the device's memory is short.
+    """
 
     worker: Worker[Any]
     intake: Intake
@@ -72,6 +78,7 @@ class Parts:
     desk: RenderDesk
     reports: Reports
     insert_ms: Window
+    scene: Scene
     device: str
 
 
@@ -80,7 +87,7 @@ def status(parts: Parts, settings: Settings, header: Header) -> Status:
     intake, feed, desk = parts.intake, parts.feed, parts.desk
     return Status(
         header=header, model=settings.model, device=parts.device, paused=intake.paused,
-        keyframes=len(feed.keyframes), capacity=settings.capacity,
+        keyframes=len(feed.keyframes), capacity=parts.scene.capacity,
         images_received=intake.counters.images_received, poses_received=intake.counters.poses_received,
         images_dropped=intake.counters.images_dropped, images_rejected=intake.counters.images_rejected,
         keyframes_inserted=feed.inserted, keyframes_evicted=feed.evicted,
@@ -117,7 +124,7 @@ def snapshot(
         pose_lag=math.nan if newest is None else (clock - newest) / 1e9,
         dropped=intake.counters.images_dropped, rejected=intake.counters.images_rejected,
         reasons=tuple(parts.reports.reasons(REASONS)),
-        keyframes=len(feed.keyframes), capacity=settings.capacity,
+        keyframes=len(feed.keyframes), capacity=parts.scene.capacity,
         inserted=feed.inserted, evicted=feed.evicted, insert_ms=_percentiles(parts.insert_ms),
         queue=len(parts.worker), queue_limit=settings.render_queue,
         renders=desk.renders, failures=desk.failures, render_ms=_percentiles(desk.latency_ms),

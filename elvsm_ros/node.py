@@ -174,8 +174,14 @@ class ElvsmNode(LifecycleNode):
 
         worker = self._worker
         assert worker is not None
-        self._native_size, self._patch_size, self._device, insert_ms = worker.call(
-            lambda engine: (engine.native_size, engine.patch_size, engine.device, engine.insert_ms)
+        self._native_size, self._patch_size, self._device, insert_ms, scene = worker.call(
+            lambda engine: (
+                engine.native_size,
+                engine.patch_size,
+                engine.device,
+                engine.insert_ms,
+                engine.scene,
+            )
         ).result()
         later = functools.partial(call_later, self)
         self._reports = Reports(self._warn, self.settings.log_period, self.get_logger().debug)
@@ -197,7 +203,7 @@ class ElvsmNode(LifecycleNode):
         )  # fmt: skip
         self._entities.append(self._files.close)
         self._parts = health.Parts(
-            worker, self._intake, self._feed, self._desk, self._reports, insert_ms, self._device
+            worker, self._intake, self._feed, self._desk, self._reports, insert_ms, scene, self._device
         )
         self._news, self._status_at = True, 0.0
 

@@ -14,6 +14,7 @@ import gc, os, threading, time, weakref
 from pathlib import Path
 import torch
 import elvsm_core as ec
+from elvsm_core.engine import Engine
 from elvsm_ros import node
 
 folder = Path(os.environ["ELVSM_TEST_FOLDER"])
@@ -34,6 +35,15 @@ def fragile(call):
         return call(self, *args, **kwargs)
     return wrapped
 
+def short(call):
+    def wrapped(self, *args, **kwargs):
+        left = folder / "short"  # so many times
+        if left.exists() and int(left.read_text()):
+            left.write_text(str(int(left.read_text()) - 1))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+        return call(self, *args, **kwargs)
+    return wrapped
+
 def count():
     while True:
         time.sleep(0.02)
@@ -45,6 +55,7 @@ def count():
         (folder / "ask").unlink()
 
 ec.Scene.__init__ = watched
+Engine.render = short(Engine.render)
 for name in ("insert", "render_async", "warm_up"):
     setattr(ec.Scene, name, fragile(getattr(ec.Scene, name)))
 threading.Thread(target=count, daemon=True).start()
@@ -143,6 +154,20 @@ def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(
     node = start_fragile(start_node, peer, tmp_path, monkeypatch)
     arrays: list[DiagnosticArray] = []
     peer.node.create_subscription(DiagnosticArray, "/diagnostics", arrays.append, 10)
+
+    # Memory that is short: less is rendered at a time, and then less is kept, with a warning.
+    assert peer.status.capacity == 256
+    (tmp_path / "short").write_text("5")
+    assert peer.render([pose_at(0.1)]).success and (tmp_path / "short").read_text() == "0"
+    for text in ("rendering 1 targets at once", "keeping keys and values of 128 views"):
+        node.wait_for("device: out of device memory: " + text)
+
+    def warned() -> bool:
+        status = next(s for s in arrays[-1].status if s.name == "elvsm: device")
+        return status.level == DiagnosticStatus.WARN and "out of device memory" in status.message
+
+    wait_until(warned, "diagnostics of a lack of memory")
+    peer.wait_for_status(lambda s: s.capacity < 256, "a smaller capacity")
 
     # A full device, when nothing is left to be given up for it: the request fails, and that is all.
     (tmp_path / "full").touch()
