@@ -106,7 +106,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, what in (
         ("json", "all"),
         ("csv", "the table"),
-        ("plot", "a chart; the ending tells the format"),
+        ("plot", "a chart (png, svg, pdf)"),
     ):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write {what} to a file")
     return parser.parse_args(argv)

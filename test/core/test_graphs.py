@@ -28,6 +28,7 @@ def test_parameters_arrive_side_by_side(device):
 def test_many_copies_in_a_row_all_arrive(device):
     target, lane = torch.zeros(1000, device=device), Lane(device)
     staging, seen = Staging(target, buffers=2), []
+    lane.follow()
     with lane:
         for value in range(50):
             staging.buffer().fill_(value)
