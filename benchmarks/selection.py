@@ -36,9 +36,10 @@ Stored = tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]
 Choose = Callable[[ec.Camera, Stored, int], list[int]]
 
 
-def by_overlap(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def by_scene(target: ec.Camera, stored: Stored, count: int) -> list[int]:
     """What the scene does."""
-    return keyframes.select(keyframes.visibilities([target], *stored), count)
+    near = keyframes.closeness([target], stored[0])
+    return keyframes.select(keyframes.visibilities([target], *stored), near, count)
 
 
 def by_overlap_alone(target: ec.Camera, stored: Stored, count: int) -> list[int]:
@@ -70,16 +71,14 @@ def by_recency(target: ec.Camera, stored: Stored, count: int) -> list[int]:
     return list(range(len(stored[0])))[::-1][:count]
 
 
-def diverse(own: float, weight: float = 0.0) -> Choose:
-    """Greedy overlap with another share for what a view sees by itself, and for how near its pose is."""
+def diverse(own: float) -> Choose:
+    """Greedy overlap alone, with a share for what a view sees by itself."""
 
     def choose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
         seen = keyframes.visibilities([target], *stored).reshape(len(stored[0]), -1)
-        metres, radians = keyframes.differences(target.T_world_cam, stored[0])
-        near = weight * seen.shape[1] * np.exp(-(metres / DISTANCE + radians / ANGLE) / 4)
         best, chosen = np.zeros(seen.shape[1]), []
         for _ in range(min(count, len(seen))):
-            gain = np.maximum(seen - best, 0).sum(1) + own * seen.sum(1) + near
+            gain = np.maximum(seen - best, 0).sum(1) + own * seen.sum(1)
             gain[chosen] = -1
             chosen.append(int(gain.argmax()))
             best = np.maximum(best, seen[chosen[-1]])
@@ -88,29 +87,11 @@ def diverse(own: float, weight: float = 0.0) -> Choose:
     return choose
 
 
-def weighted(share: float, reach: float = 4.0) -> Choose:
-    """What the scene does, with what a view sees counting less the farther away its pose is."""
-
-    def choose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
-        metres, radians = keyframes.differences(target.T_world_cam, stored[0])
-        near = np.exp(-(metres / DISTANCE + radians / ANGLE) / reach)
-        seen = keyframes.visibilities([target], *stored) * (1 - share + share * near)[:, None, None]
-        return keyframes.select(seen, count)
-
-    return choose
-
-
 VARIANTS: dict[str, Choose] = {
-    "overlap": by_overlap,
+    "scene": by_scene,
+    "overlap": diverse(0.1),
     "overlap, no diversity": by_overlap_alone,
-    "overlap, own 0.3": diverse(0.3),
     "overlap, own 1": diverse(1.0),
-    "overlap and pose 0.1": diverse(0.1, 0.1),
-    "overlap and pose 0.3": diverse(0.1, 0.3),
-    "overlap and pose 1": diverse(0.1, 1.0),
-    "overlap by pose 0.5": weighted(0.5),
-    "overlap by pose 0.9": weighted(0.9),
-    "overlap by pose 0.9 wide": weighted(0.9, 10.0),
     "pose": by_pose,
     "distance": by_distance,
     "angle": by_angle,
@@ -253,7 +234,8 @@ def choosing_time(count: int, targets: int, repeats: int = 50) -> float:
     for _ in range(repeats):
         start = time.perf_counter()
         rows = keyframes.shortlist(wanted, stored, SHORTLIST)
-        keyframes.select(keyframes.visibilities(wanted, stored[rows], fxfycxcy[rows], (256, 256)), 8)
+        seen = keyframes.visibilities(wanted, stored[rows], fxfycxcy[rows], (256, 256))
+        keyframes.select(seen, keyframes.closeness(wanted, stored[rows]), 8)
         times.append((time.perf_counter() - start) * 1e3)
     return float(np.median(times))
 

@@ -18,6 +18,8 @@ SAMPLE_DEPTHS = (0.75, 1.5, 3.0, 6.0)
 """Metres: where a surface may be, as the depth of a scene is not known."""
 SAMPLE_GRID = 3
 """Points across the image, each way."""
+NEAR_DISTANCE, NEAR_ANGLE = 0.6, float(np.deg2rad(40))
+"""Metres and radians over which views come to differ."""
 
 
 def differences(T_world_cam: ArrayLike, stored: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -123,15 +125,26 @@ def visibilities(
     return (inside * agreement * np.minimum(1, from_target / from_view)).reshape(n, m, -1)
 
 
-def select(seen: NDArray[np.float64], max_views: int) -> list[int]:
+def closeness(targets: Sequence[Camera], T_world_cam: Poses) -> NDArray[np.float64]:
+    """Return how near n views are to each target in pose, [n, targets]: 1 at the same pose.
+
+    1/e at 60 cm or 40 degrees away, or half of each. Neighbours show surfaces as the target sees them, whatever
+    stands in front of them, and views that are near each other fill the range that the model knows.
+    """
+    pairs = [differences(target.T_world_cam, T_world_cam) for target in targets]
+    metres, radians = (np.stack(column, axis=1) for column in zip(*pairs, strict=True))
+    return np.exp(-metres / NEAR_DISTANCE - radians / NEAR_ANGLE)
+
+
+def select(seen: NDArray[np.float64], near: NDArray[np.float64], max_views: int) -> list[int]:
     """Choose the most useful views for a set of targets, best first.
 
-    seen [views, targets, points] from `visibilities`. Greedy: every step takes the view that adds most to
-    what the chosen ones see best, and, a tenth as much, the one that sees most by itself. Returns at most
-    max_views indices.
+    seen [views, targets, points] from `visibilities`, near [views, targets] from `closeness`. Greedy: every step
+    takes the view that adds most to what the chosen ones see best, and, a tenth as much each, the one that sees
+    most by itself and the one whose pose is nearest. Returns at most max_views indices.
     """
     flat = seen.reshape(len(seen), -1)
-    own = 0.1 * flat.sum(1)
+    own = 0.1 * (flat.sum(1) + seen.shape[2] * near.sum(1))
     best = np.zeros(flat.shape[1])
     chosen: list[int] = []
     for _ in range(min(max_views, len(flat))):

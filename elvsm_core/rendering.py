@@ -88,7 +88,7 @@ def choose(
         return store.ids[rows].tolist(), lambda: keyframes.support(look())
     seen = look()
     # In order of age, so that the sums run in the order of a fresh scene with these views.
-    chosen = sorted(keyframes.select(seen, limit))
+    chosen = sorted(keyframes.select(seen, keyframes.closeness(cameras, poses), limit))
     return store.ids[rows][chosen].tolist(), lambda: keyframes.support(seen[chosen])
 
 

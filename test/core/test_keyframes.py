@@ -22,6 +22,11 @@ def visibilities(targets, views):
     return keyframes.visibilities(targets, poses, np.array([view.fxfycxcy for view in views]), (64, 64))
 
 
+def select(targets, views, max_views):
+    near = keyframes.closeness(targets, np.stack([view.T_world_cam for view in views]))
+    return keyframes.select(visibilities(targets, views), near, max_views)
+
+
 def test_differences():
     metres, radians = keyframes.differences(at(), [at(3, 0, 4), at(yaw=30), at(1, yaw=-170)])
     np.testing.assert_allclose(metres, [5, 0, 1])
@@ -82,15 +87,15 @@ def test_selection_prefers_views_that_see_what_the_target_sees():
     views = [camera(at(5, yaw=180)), camera(at(0.1)), camera(at(-0.3, yaw=5)), camera(at(z=2, yaw=180))]
     seen = visibilities([target], views)
     assert seen.shape == (4, 1, keyframes.SAMPLE_GRID**2 * len(keyframes.SAMPLE_DEPTHS))
-    assert keyframes.select(seen, 1) == [1]
-    assert set(keyframes.select(seen, 2)) == {1, 2}
-    assert len(keyframes.select(seen, 10)) == 4
+    assert select([target], views, 1) == [1]
+    assert set(select([target], views, 2)) == {1, 2}
+    assert len(select([target], views, 10)) == 4
 
 
 def test_selection_covers_all_targets_of_a_request():
     """Two targets back to back: two views, one for each, though one side has ten."""
     views = [camera(at(0.05 * i)) for i in range(10)] + [camera(at(0.1, yaw=180))]
-    chosen = keyframes.select(visibilities([camera(at()), camera(at(yaw=180))], views), 2)
+    chosen = select([camera(at()), camera(at(yaw=180))], views, 2)
     assert 10 in chosen
 
 
@@ -102,7 +107,21 @@ def test_selection_prefers_a_new_angle_to_a_twin():
         camera(at(0.02, yaw=-20)),
         camera(at(0.1, yaw=22)),
     ]
-    assert set(keyframes.select(visibilities([camera(at())], views), 2)) >= {3}
+    assert set(select([camera(at())], views, 2)) >= {3}
+
+
+def test_closeness_and_the_neighbours_that_it_prefers():
+    target = camera(at())
+    poses = np.stack([at(), at(0.6), at(yaw=40), at(0.3, yaw=20), at(10, yaw=180)])
+    near = keyframes.closeness([target, camera(at(0.6))], poses)
+    np.testing.assert_allclose(near[:4, 0], np.exp([0, -1, -1, -1]))
+    assert near.shape == (5, 2) and near[1, 1] == 1 and near[4].max() < 1e-6
+    # Two views from farther back see what the target sees no worse than one beside it; the one beside is better.
+    views = [camera(at(z=-1.5)), camera(at(0.05, z=-1.5)), camera(at(0.2, yaw=3))]
+    assert 2 in select([target], views, 2)
+    # Where nothing is seen, the nearest pose counts.
+    blind = [camera(at(z=5, yaw=180)), camera(at(z=0.5, yaw=180)), camera(at(z=9, yaw=180))]
+    assert visibilities([target], blind).max() == 0 and select([target], blind, 1) == [1]
 
 
 def test_support_counts_what_is_seen():
