@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,9 +65,9 @@ def pieces(context: Context, goal: RenderTrajectory.Goal) -> Iterator[Query]:
             goal.max_views, goal.encoding, T_world_frame,
         )  # fmt: skip
 
-    camera = parse(0, 1).camera
-    fitting = settings.max_render_pixels // (camera.width * camera.height)
-    size = max(1, min(PIECE, settings.max_render_views, fitting))
+    one = parse(0, 1)
+    pixels = max(one.camera.width * one.camera.height, one.render_size[0] * one.render_size[1])
+    size = max(1, min(PIECE, settings.max_render_views, settings.max_render_pixels // pixels))
     for start in range(0, len(goal.poses), size):
         yield parse(start, size)
 
@@ -150,11 +151,13 @@ class Trajectories:
             raise BusyError(f"{self._goals - 1} trajectories are rendered already: ask again later")
         goal = handle.request
         header, total = self._header(goal.header.stamp), len(goal.poses)
+        queries = pieces(self._context(), goal)
+        first = next(queries)  # a goal that cannot be followed is told so before it waits
         if self._goals - len(self._waiting) > ACTIVE_GOALS:
             turn = self._waiting[_id(handle)] = Future()
             await self._wait(turn)
         listened = time.monotonic()
-        for query in pieces(self._context(), goal):
+        for query in itertools.chain([first], queries):
             answer = await self._piece(desk, query, header, handle)
             if answer is None:
                 return

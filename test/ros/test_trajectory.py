@@ -180,6 +180,10 @@ def test_too_many_goals_are_told_to_come_again(peer: Peer, client: Client) -> No
     wait_until(lambda: sum(g.ended.done() for g in goals) >= 2, "two goals too many")
     refused = [goal for goal in goals if goal.ended.done()]
     assert all("ask again later" in goal.result().message for goal in refused) and len(refused) == 2
+    goals[3].sent.result().cancel_goal_async()
+    goals[3].result()
+    # One that cannot be followed does not wait for its turn to hear of it.
+    assert "pose 17" in client.send(broken(17, w=0.5)).result().message
     for goal in goals:
         if goal not in refused:
             goal.sent.result().cancel_goal_async()
