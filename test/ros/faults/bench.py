@@ -157,7 +157,7 @@ class Bench:
     """What a request without intrinsics means: the newest good camera_info's."""
 
     @contextmanager
-    def watched(self, period: float = 0.02) -> Iterator[None]:
+    def watched(self, period: float = 0.05) -> Iterator[None]:
         """Show good frames from places that are known already, all the while."""
         done = threading.Event()
 
