@@ -69,6 +69,22 @@ def test_the_camera_is_where_it_is_mounted_on_the_body() -> None:
     np.testing.assert_allclose(candidate.T_world_cam[:3, 3], [0.1, 0, 0.5], atol=1e-12)
 
 
+def test_odometry_of_a_body_is_not_taken_for_the_cameras_without_a_word() -> None:
+    def watch(**settings: Any) -> list[str]:
+        desk = Desk(pose_source="odom", **settings)
+        for i in range(3):
+            stamp = (1 + i) * SECOND
+            pose = conversions.matrix_to_pose(pose_at(float(i)))
+            desk.intake.add_pose(header(stamp, "odom").stamp, "odom", pose, "base_link")
+            desk.info(stamp)
+            assert len(desk.image(stamp)) == 1
+        return desk.lines
+
+    (line,) = watch()
+    assert "tells where 'base_link' is, images come from 'camera'" in line and "extrinsics to tf" in line
+    assert watch(body_to_camera=[0.1, 0.0, 0.5, -0.5, 0.5, -0.5, 0.5]) == []
+
+
 def test_images_without_a_usable_camera_info_are_refused(desk: Desk) -> None:
     desk.pose(SECOND, np.eye(4))
     assert desk.image(SECOND) == [] and desk.lines == []  # it may still come
