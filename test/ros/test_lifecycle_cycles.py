@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from rig import NodeProcess, Peer, change, picture, pose_at, state, wait_until
+
+Fragile = tuple[NodeProcess, Peer, Path]
 
 PROGRAM = """
 import gc, os, threading, time, weakref
@@ -115,43 +118,54 @@ def test_fifty_cycles_leave_nothing_behind(start_node: Callable[..., NodeProcess
     assert "Traceback" not in node.output and "callback failed" not in node.output, node.output
 
 
-def start_fragile(
-    start_node: Callable[..., NodeProcess], peer: Peer, folder: Path, monkeypatch
-) -> NodeProcess:
-    monkeypatch.setenv("ELVSM_TEST_FOLDER", str(folder))
-    node = start_node(
-        program=["-c", PROGRAM], status_period=0.1, log_period=0.0, capacity=256, diagnostics_period=0.2
-    )
-    node.wait_for("active")
+@pytest.fixture(scope="module")
+def fragile(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fragile]:
+    """Return a node that is active and has a keyframe, its peer, and the folder that its device is ruled by."""
+    folder = tmp_path_factory.mktemp("device")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELVSM_TEST_FOLDER", str(folder))
+        node = NodeProcess(
+            program=["-c", PROGRAM], model=str(small_model), status_period=0.1, log_period=0.0, capacity=256,
+            diagnostics_period=0.2,
+        )  # fmt: skip
+    peer = Peer()
+    try:
+        node.wait_for("active")
+        start_anew(peer)
+        yield node, peer, folder
+        assert node.alive() and "Traceback" not in node.output, node.output
+    finally:
+        node.close()
+        peer.close()
+
+
+def start_anew(peer: Peer) -> None:
+    """Show an active node a keyframe, and have it rendered."""
     wait_until(peer.connected, "the node and its peer to find each other")
+    peer.fresh_status()
     peer.insert(picture(0), pose_at(0.0))
     assert peer.render([pose_at(0.1)]).success
-    return node
 
 
-def test_cleaning_up_frees_the_device(
-    start_node: Callable[..., NodeProcess], peer: Peer, tmp_path: Path, monkeypatch
-) -> None:
-    node = start_fragile(start_node, peer, tmp_path, monkeypatch)
+def test_cleaning_up_frees_the_device(fragile: Fragile) -> None:
+    _, peer, folder = fragile
 
     def alive() -> tuple[int, int]:
-        (tmp_path / "ask").touch()
-        wait_until(lambda: not (tmp_path / "ask").exists(), "a count")
-        things, tensors = (tmp_path / "count").read_text().split()
+        (folder / "ask").touch()
+        wait_until(lambda: not (folder / "ask").exists(), "a count")
+        things, tensors = (folder / "count").read_text().split()
         return int(things), int(tensors)
 
     wait_until(lambda: alive()[0] == 2 and alive()[1] > 0, "a scene, a model and their tensors")
     assert change(peer, Transition.TRANSITION_DEACTIVATE) and change(peer, Transition.TRANSITION_CLEANUP)
     wait_until(lambda: alive() == (0, 0), "nothing of them to be left")
-    assert change(peer, Transition.TRANSITION_CONFIGURE)
+    assert change(peer, Transition.TRANSITION_CONFIGURE) and change(peer, Transition.TRANSITION_ACTIVATE)
     wait_until(lambda: alive()[0] == 2 and alive()[1] > 0, "another scene, another model")
-    assert "Traceback" not in node.output
+    start_anew(peer)
 
 
-def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(
-    start_node: Callable[..., NodeProcess], peer: Peer, tmp_path: Path, monkeypatch
-) -> None:
-    node = start_fragile(start_node, peer, tmp_path, monkeypatch)
+def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(fragile: Fragile) -> None:
+    node, peer, tmp_path = fragile
     arrays: list[DiagnosticArray] = []
     peer.node.create_subscription(DiagnosticArray, "/diagnostics", arrays.append, 10)
 
@@ -200,8 +214,4 @@ def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(
         assert not change(peer, Transition.TRANSITION_CONFIGURE)
         (tmp_path / "broken").unlink()
         assert change(peer, Transition.TRANSITION_CONFIGURE) and change(peer, Transition.TRANSITION_ACTIVATE)
-        wait_until(peer.connected, "subscriptions")
-        peer.fresh_status()
-        peer.insert(picture(0), pose_at(0.0))
-        assert peer.render([pose_at(0.1)]).success
-    assert node.alive() and "Traceback" not in node.output, node.output
+        start_anew(peer)

@@ -132,6 +132,7 @@ def test_qos_is_overridden_topic_by_topic(start_node: Callable[..., NodeProcess]
         "qos_overrides./strict/rendered/image.publisher.reliability": "best_effort",
     }
     node = start_node("-r", "__node:=strict", **overrides)
+    wrong = start_node("-r", "__node:=wrong", **{"qos_overrides./image.subscription.reliability": "perfect"})
     node.wait_for("active")
 
     def profile(topic: str, ask: Callable[[str], Any]) -> QoSProfile:
@@ -147,7 +148,6 @@ def test_qos_is_overridden_topic_by_topic(start_node: Callable[..., NodeProcess]
     assert (info.reliability, info.durability) == (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
     rendered = profile("/strict/rendered/image", peer.node.get_publishers_info_by_topic)
     assert rendered.reliability == ReliabilityPolicy.BEST_EFFORT
-    wrong = start_node("-r", "__node:=wrong", **{"qos_overrides./image.subscription.reliability": "perfect"})
     assert wrong.wait() == 1
     assert any("cannot activate" in line and "perfect" in line for line in wrong.lines), wrong.output
     assert "Traceback" not in wrong.output and node.alive()
