@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from action_msgs.msg import GoalStatus
 from std_msgs.msg import Header
 
 from elvsm.action import RenderTrajectory
@@ -19,6 +20,7 @@ from elvsm_ros.video import write_video
 from elvsm_ros.viewer.geometry import Matrix, resample
 from elvsm_ros.viewer.link import Link
 
+FAILED = (GoalStatus.STATUS_ABORTED, GoalStatus.STATUS_CANCELED)
 PATIENCE = 60.0
 """Seconds without a new picture after which a film is given up."""
 
@@ -82,23 +84,28 @@ class Film:
         if not (link.connected and link.trajectory.server_is_ready()):
             self._pictures.put(f"{link.name} does not offer render_trajectory: is it running?")
             return
-        link.trajectory.send_goal_async(goal, self._on_feedback).add_done_callback(self._on_goal)
+        # On the executor's thread: the answer to a goal that another thread sends can overtake rclpy's note of it.
+        link.later(self._send, goal)
 
     def cancel(self) -> None:
         """Have the node stop, and keep nothing."""
         self._cancelled = True
+        self._link.later(self._cancel)
+        self._pictures.put("cancelled")
+
+    def _send(self, goal: RenderTrajectory.Goal) -> None:
+        self._link.trajectory.send_goal_async(goal, self._on_feedback).add_done_callback(self._on_goal)
+
+    def _cancel(self) -> None:
         if self._goal is not None:
             self._goal.cancel_goal_async()
-        self._pictures.put("cancelled")
 
     def _on_goal(self, future: Any) -> None:
         self._goal = future.result()
         if not self._goal.accepted:
             self._pictures.put("the node refused the trajectory")
-            return
-        if self._cancelled:
+        elif self._cancelled:
             self._goal.cancel_goal_async()
-        self._goal.get_result_async().add_done_callback(self._on_result)
 
     def _on_feedback(self, message: Any) -> None:
         try:
@@ -107,20 +114,23 @@ class Film:
         except conversions.ConversionError as error:
             self._pictures.put(str(error))
 
-    def _on_result(self, future: Any) -> None:
-        result = future.result().result
-        # The result may overtake the last feedback: the writer counts to the end.
-        if not result.success:
-            self._pictures.put(result.message or "the node gave the trajectory up")
+    def _ask_why(self) -> None:
+        self._goal.get_result_async().add_done_callback(
+            lambda future: self._pictures.put(future.result().result.message or "the node gave it up")
+        )
 
     def _frames(self) -> Iterator[RGB]:
-        end = time.monotonic() + PATIENCE
+        end, asked = time.monotonic() + PATIENCE, False
         while self.done < len(self._poses):
             try:
                 picture = self._pictures.get(timeout=0.2)
             except queue.Empty:
                 if not self._link.connected:
                     raise FilmError(f"{self._link.name} went away") from None
+                # Not before: with the result rclpy drops what is still under way of the feedback.
+                if not asked and self._goal is not None and self._goal.status in FAILED:
+                    asked = True
+                    self._link.later(self._ask_why)
                 if time.monotonic() > end:
                     raise FilmError(f"no picture came for {PATIENCE:g} s") from None
                 continue

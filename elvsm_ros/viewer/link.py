@@ -26,6 +26,7 @@ from elvsm.msg import Keyframes, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError, Intrinsics
+from elvsm_ros.spinning import call_later
 
 TICK = 0.1
 """Seconds between looks at whether the node is there and calls have ended."""
@@ -117,6 +118,10 @@ class Link:
             future = client.call_async(request)
             self._calls[future] = _Call(client, done, time.monotonic() + timeout)
         future.add_done_callback(self._on_answer)
+
+    def later(self, callback: Callable[..., None], *args: Any) -> None:
+        """Have the link's own thread call back. Does nothing once the link is closed."""
+        call_later(self.node, callback, *args)
 
     def _on_answer(self, future: Any) -> None:
         call = self._take(future)

@@ -25,6 +25,8 @@ from elvsm_ros.viewer.pacer import Pacer
 
 RATE_WINDOW = 2.0
 """Seconds over which pictures per second are counted."""
+NEAR = 0.2
+"""Metres within which nothing is drawn: where a keyframe stands, its own picture would hide the render."""
 NEWS = 30.0
 """Seconds for which a page shows what the node complained of last."""
 FILM_RATE = 15.0
@@ -81,6 +83,7 @@ class Page:
         self.count = 0
         self._build()
         client.camera.fov = math.radians(self._fov.value)
+        client.camera.near = NEAR
 
         async def moved(_: viser.CameraHandle) -> None:  # async: in the order of the browser's messages
             self.refresh(moved=True)

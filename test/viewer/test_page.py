@@ -29,6 +29,8 @@ from rig import NodeProcess, Peer, picture, pose_at, wait_until
 from std_msgs.msg import Header
 
 from elvsm_ros import conversions
+from elvsm_ros.conversions import Intrinsics
+from elvsm_ros.viewer.film import Film
 from elvsm_ros.viewer.options import parse
 from elvsm_ros.viewer.page import Page
 from elvsm_ros.viewer.run import Viewer
@@ -80,6 +82,16 @@ class Stage:
             )
 
         self.wait(done, "the picture of what the camera sees")
+
+    def tally(self) -> tuple[int, int]:
+        """Return how many views the node has rendered and how many pictures came to the page, at rest."""
+        while True:
+            self.at_rest()
+            count = self.page.count
+            renders = self.peer.fresh_status().renders
+            self.tab.wait_for_timeout(100)
+            if count == self.page.count:  # else the page's camera was still gliding
+                return renders, count
 
     def photograph(self, name: str, clip: dict[str, int] | None = None) -> np.ndarray:
         self.tab.wait_for_timeout(400)  # the browser decodes and draws
@@ -135,10 +147,19 @@ def stage(
 
 
 def insert_three(stage: Stage) -> None:
-    before = stage.peer.status.keyframes
+    before = len(stage.viewer.link.held.keys)
     for k in range(3):
-        stage.peer.insert(picture(k), pose_at(0.6 * k, 0.15 * k))
-    stage.wait(lambda: len(stage.viewer.link.held.keys) == before + 3, "three more keyframes")
+        sent = 0.0
+
+        def there(k: int = k) -> bool:
+            nonlocal sent
+            # Again and again: images are best effort, and the node may not know this publisher yet.
+            if time.monotonic() > sent + 2:
+                sent = time.monotonic()
+                stage.peer.send_frame(picture(k), pose_at(0.6 * k, 0.15 * k))
+            return len(stage.viewer.link.held.keys) == before + k + 1
+
+        stage.wait(there, f"keyframe {k + 1} of 3")
 
 
 def on_page(T_world_cam: np.ndarray, camera: Any, point: np.ndarray) -> np.ndarray:
@@ -204,17 +225,16 @@ def test_frusta_lie_where_the_picture_has_their_places(stage: Stage) -> None:
 
 
 def test_the_picture_follows_the_camera_and_nothing_queues_up(stage: Stage) -> None:
-    before, count = stage.page.shown, stage.page.count
-    renders = stage.peer.fresh_status().renders
+    renders, count = stage.tally()
+    before = stage.page.shown
     stage.drag(150, steps=40)
-    stage.at_rest()
+    renders_after, count_after = stage.tally()
     after = stage.page.shown
     assert not np.allclose(after.view.T_world_cam, before.view.T_world_cam, atol=1e-2)
     assert np.abs(after.image.astype(int) - before.image).mean() > 2.0
     # What the node rendered for the drag came to the page, every bit of it.
-    status = stage.peer.fresh_status()
-    assert status.renders - renders == stage.page.count - count > 0
-    assert status.queue_length == 0
+    assert renders_after - renders == count_after - count > 0
+    assert stage.peer.fresh_status().queue_length == 0
 
 
 def test_sliders_change_what_is_asked_for(stage: Stage) -> None:
@@ -287,7 +307,8 @@ def test_a_recorded_movement_becomes_a_video(stage: Stage) -> None:
     frames = int(button.inner_text().split()[1])
     with stage.tab.expect_download(timeout=40_000) as download:
         button.click()
-        stage.tab.get_by_text("The video is ready").wait_for(timeout=40_000)
+        stage.wait(lambda: list(stage.videos.glob("[!.]*.mp4")), "the video")
+        stage.tab.get_by_text("The video is ready").wait_for()
         stage.tab.get_by_role("link").last.click()
     (video,) = stage.videos.glob("*.mp4")
     assert download.value.suggested_filename == video.name
@@ -295,6 +316,18 @@ def test_a_recorded_movement_becomes_a_video(stage: Stage) -> None:
     size = next(reader)["size"]
     assert size[1] == stage.page.view().camera.height
     assert sum(1 for _ in reader) == frames > 5
+
+
+def test_a_film_that_cannot_be_made_says_why(stage: Stage, tmp_path: Path) -> None:
+    ended: list[tuple[Path | None, str]] = []
+    Film(
+        stage.viewer.link, [pose_at(0.0), pose_at(0.1)], Intrinsics(4e3, 4e3, 4e3, 4e3, 8000, 8000), 0, 15.0,
+        tmp_path / "film.mp4", lambda done, total: None, lambda path, error: ended.append((path, error)),
+    )  # fmt: skip
+    stage.wait(lambda: ended, "the film to end")
+    ((path, error),) = ended
+    assert path is None and "max_render_pixels" in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_goes_on_when_the_node_was_started_again(stage: Stage) -> None:
