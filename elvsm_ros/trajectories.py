@@ -41,6 +41,9 @@ FEEDBACK_DEPTH = 64
 """Pieces that are kept for a client that is slow to take them."""
 RETRY = 0.1
 """Seconds until a piece is offered again when too many requests wait."""
+LINGER = 0.2
+"""Seconds between the last feedback and the result, which has another way to go: clients of rclpy drop feedback that
+comes after it."""
 DESERTED = 5.0
 """Seconds without anybody who listens to the feedback after which a goal is given up."""
 
@@ -140,6 +143,8 @@ class Trajectories:
             self._goals -= 1
             self._next()
         result.latency_ms = (time.perf_counter() - start) * 1e3
+        if result.rendered:
+            await self._wait(_later(LINGER))
         return result
 
     async def _render(self, handle: ServerGoalHandle, result: RenderTrajectory.Result) -> None:
