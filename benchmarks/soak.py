@@ -64,7 +64,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--transport", choices=("raw", "compressed", "both"), default="both",
                         help="both: one half of the time each, with a node of its own (both)")  # fmt: skip
     parser.add_argument("--rate", type=float, default=30.0, help="images per second (30)")
-    parser.add_argument("--requests", type=float, default=0.5, help="renders asked for per second (0.5)")
+    parser.add_argument(
+        "--requests", type=float, default=0.25, help="renders asked for per second (0.25; a GPU takes more)"
+    )
     parser.add_argument("--keyframes", type=int, default=100, help="the node's max_keyframes (100)")
     parser.add_argument("--model", default="demo", help="the node's model (demo)")
     parser.add_argument("--device", default="auto", help="the node's device (auto)")

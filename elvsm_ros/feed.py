@@ -69,10 +69,12 @@ class KeyframeFeed:
         self._moving = 0  # corrections of the whole map that are not done
         self._under_way = 0  # candidates of which it is not known yet whether they become keyframes
         self._decoder = ThreadPoolExecutor(1, "elvsm-decoder")
+        self._closed = False
         intake.on_restart = self._restart
 
     def close(self) -> None:
-        """Give up the images that wait to be decoded."""
+        """Give up the images that wait, and take no more: the device goes away."""
+        self._closed = True
         self._decoder.shutdown(wait=False, cancel_futures=True)
 
     def advance(self) -> None:
@@ -82,6 +84,8 @@ class KeyframeFeed:
         keyframe may go for a new one, and what comes next is to be judged knowing that. Otherwise it would
         depend on the device's speed which images become keyframes.
         """
+        if self._closed:
+            return
         now = time.monotonic()
         self._intake.collect(now)
         # They would come into a scene that is about to be cleared, or to be moved.
@@ -209,6 +213,8 @@ class KeyframeFeed:
 
     def _on_inserted(self, epoch: int, candidate: Candidate, future: Future[Inserted]) -> None:
         self._under_way -= 1
+        if self._closed:
+            return
         self._take_over(epoch, candidate, future)
         self.advance()
 

@@ -258,6 +258,23 @@ def test_a_clock_that_is_set_back_while_the_device_is_busy(make: Any) -> None:
     assert first.result(PATIENCE) == 0  # the old scene went before anything else was done
 
 
+def test_what_is_under_way_when_the_node_is_cleaned_up_goes_with_it(make: Any) -> None:
+    rig = make()
+    rig.show(pose_at(0.0), 0)
+    rig.settle()
+    leave = rig.block()
+    for i in range(1, 4):  # one waits for the device, two wait for what becomes of it
+        rig.show(pose_at(1.0 * i), i)
+    rig.feed.close()
+    leave.set()
+    assert rig.worker.stop(PATIENCE)
+    while rig._handed_over:  # what the executor still has to do is done without harm
+        callback, *args = rig._handed_over.pop(0)
+        callback(*args)
+    rig.show(pose_at(9.0), 9)
+    assert len(rig.feed.keyframes) == 1 and rig.lines == []
+
+
 def test_a_correction_of_the_whole_map_drops_what_was_placed_in_the_old_one(make: Any) -> None:
     rig = make()
     rig.show(pose_at(0.0), 0)
