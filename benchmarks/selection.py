@@ -152,7 +152,8 @@ class Measurement:
         ids = scene.views
         kept = [scene.keyframe(view).camera for view in ids]
         stored = scene.poses, np.array([c.fxfycxcy for c in kept]), scene.image_size
-        place, frame = camera.T_world_cam[None], scene.plan([camera], 1).frame
+        place, frame = camera.T_world_cam[None], None
+        own_frame = own_frame or scene.plan([camera], 1).frame is not None  # out of the range of the scene's
         truth = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
         known: dict[tuple[int, ...], tuple[float, float]] = {}
         for name in self._variants:
