@@ -34,6 +34,10 @@ DTYPES = {"T_world_cam": "F64", "fxfycxcy_stamp": "F64", "ids": "I64", "images":
 """The tensors of a file, in the order in which they are written and hashed."""
 
 
+LAST_ID = 2**62
+"""No scene ever comes to that; ids must have room to go on."""
+
+
 class SceneFileError(ValueError):
     """A scene file that cannot be used, with the reason."""
 
@@ -222,6 +226,8 @@ def _scene(header: Mapping[str, Any], small: Mapping[str, NDArray], images: list
     frame, next_id = header["frame"], int(header["next_id"])
     if list(views) != sorted(views) or len(views) != len(images) or any(v >= next_id for v in views):
         raise ValueError("ids must increase and stay below next_id")
+    if next_id > LAST_ID:
+        raise ValueError(f"next_id is {next_id}")
     if views and not frame:
         raise ValueError("views, but no frame")
     return StoredScene(

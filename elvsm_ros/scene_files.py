@@ -197,6 +197,20 @@ def _write(path: Path, scene: StoredScene) -> None:
     write_scene(path, scene, {})
 
 
+def _check_extra(path: Path, extra: Mapping[str, Any]) -> None:
+    stamps, model = extra.get("stamps", []), extra.get("model", {})
+    if not (
+        isinstance(extra.get("world_frame", ""), str)
+        and isinstance(model, dict)
+        and all(isinstance(value, str) for value in model.values())
+        and isinstance(stamps, list)
+        and all(isinstance(stamp, int) for stamp in stamps)
+    ):
+        raise SceneNameError(
+            f"{path} says things of frame, model or stamps that no elvsm node wrote: save it anew"
+        )
+
+
 def _read(path: Path, scene: Any) -> tuple[StoredScene, Loaded]:
     """Read and check a file, and make ready what the scene and the books about it need."""
     from elvsm_core.persistence import read_scene
@@ -204,6 +218,7 @@ def _read(path: Path, scene: Any) -> tuple[StoredScene, Loaded]:
     stored = read_scene(path)
     if not stored.views:
         raise SceneNameError(f"{path} holds no keyframe")
+    _check_extra(path, stored.extra)
     unpacked = scene.unpack(stored)
     kept = unpacked.keyframes.ids.tolist()
     poses = {

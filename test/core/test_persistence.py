@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import random
 import signal
 
 import numpy as np
@@ -84,16 +85,35 @@ def test_what_cannot_be_a_scene_is_refused(scene, tiny_model, tmp_path):
     stored = scene.snapshot()
     first = min(stored.views)
     frameless = dataclasses.replace(stored, frame=None)
-    ids = dataclasses.replace(stored, next_id=1)
+    ids, endless = dataclasses.replace(stored, next_id=1), dataclasses.replace(stored, next_id=10**30)
     image = torch.zeros(8, 8, 3).byte()
     views = {**stored.views, first: dataclasses.replace(stored.views[first], image=image)}
     small = dataclasses.replace(stored, views=views)
     for name, bad, reason in (
-        ("frameless", frameless, "views, but no frame"), ("ids", ids, "below next_id"), ("small", small, "truncated"),
+        ("frameless", frameless, "views, but no frame"), ("ids", ids, "below next_id"),
+        ("endless", endless, "next_id is 1000"), ("small", small, "truncated"),
     ):  # fmt: skip
         write_scene(tmp_path / name, bad, {})
         with pytest.raises(ec.SceneFileError, match=reason):
             ec.Scene.load(tmp_path / name, tiny_model)
+
+
+def test_whatever_is_in_a_file_there_is_one_kind_of_error(scene, tmp_path):
+    path, rng = tmp_path / "room.scene", random.Random(0)
+    scene.save(path)
+    whole = path.read_bytes()
+    head = 8 + int.from_bytes(whole[:8], "little")
+    refused = 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(rng.choice([head, len(content)]))] = rng.randrange(256)
+        path.write_bytes(content[: rng.choice([len(content), rng.randrange(len(content))])])
+        try:
+            read_scene(path)
+        except ec.SceneFileError:
+            refused += 1
+    assert refused > 350
 
 
 def test_a_file_is_one_of_safetensors_and_holds_what_was_added(scene, tmp_path):

@@ -267,12 +267,14 @@ def test_what_is_no_scene_of_ours_changes_nothing(
         stored.__class__(**{**vars(stored), "extra": {"world_frame": "odom"}}),
         {},
     )
+    odd = {"world_frame": "map", "model": 3}
+    write_scene(folder / "odd.safetensors", stored.__class__(**{**vars(stored), "extra": odd}), {})
     cases = {
         "truncated": "truncated", "flipped": "does not match its SHA-256", "foreign": "not a scene file",
         "model": "not a scene file", "older": "version 0", "folder": "no scene file", "pipe": "no scene file",
         "absent": "no scene file", "out": "leads out of", "../good": "not a plain file name",
         str(good): "not a plain file name", "small": "16x16 pixels", "empty": "no keyframe",
-        "odom": "recorded in the frame 'odom'",
+        "odd": "no elvsm node wrote", "odom": "recorded in the frame 'odom'",
     }  # fmt: skip
     before = view(peer)
     for name, text in cases.items():
