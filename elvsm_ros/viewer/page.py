@@ -137,6 +137,8 @@ class Page:
     def tick(self) -> None:
         """Bring what the page says of the node up to date."""
         now = time.monotonic()
+        # A message of the browser's that crossed the slider's may have set the old one again.
+        self._client.camera.fov = math.radians(self._fov.value)
         while self._times and now - self._times[0] > RATE_WINDOW:
             self._times.popleft()
         self._set(self._state, words.state(self._link.name, self._link.connected, self._link.status))
