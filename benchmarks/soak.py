@@ -278,7 +278,7 @@ class Run:
             ),
             "errors": (not self.errors, f"{len(self.errors)}" + (f": {self.errors[0]}" if self.errors else "")),
             "images": (
-                end.images_received > 0.5 * self.sent and end.images_rejected <= 0.001 * self.sent,
+                end.images_received > 0.5 * self.sent and end.images_rejected <= 0.01 * self.sent,
                 f"{self.sent} sent, {lost} lost on the way, {end.images_dropped} dropped, {end.images_rejected} "
                 f"refused, {end.keyframes} keyframes",
             ),
