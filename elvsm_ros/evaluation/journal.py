@@ -13,6 +13,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -70,10 +71,17 @@ def fingerprint(path: Path) -> list[list[Any]]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        hasher = hashlib.sha256()
-        while block := file.read(1 << 20):
-            hasher.update(block)
+def digest(*paths: Path) -> str:
+    """Return the SHA-256 of files, one after the other."""
+    hasher = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hasher.update(block)
     return hasher.hexdigest()
+
+
+def code(*packages: ModuleType) -> str:
+    """Return the SHA-256 of all Python files of some packages: with other code, other figures."""
+    folders = [Path(str(package.__file__)).parent for package in packages]
+    return digest(*(file for folder in folders for file in sorted(folder.rglob("*.py"))))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import elvsm_core as ec
+import elvsm_ros
 from elvsm_core.checkpoint import resolve
 from elvsm_ros.bag_reader import SECOND, BagError
 from elvsm_ros.camera_input import T_body_cam
@@ -22,7 +23,7 @@ from elvsm_ros.conversions import RGB
 from elvsm_ros.engine import Engine
 from elvsm_ros.evaluation.baselines import Metrics, Quality, psnr, warped
 from elvsm_ros.evaluation.convention import ConventionCheck, Verdict
-from elvsm_ros.evaluation.journal import Journal, Record, digest, fingerprint
+from elvsm_ros.evaluation.journal import Journal, Record, code, digest, fingerprint
 from elvsm_ros.evaluation.noise import LEVELS, sensitivity
 from elvsm_ros.evaluation.options import Options
 from elvsm_ros.evaluation.replay import Complaints, Source, nothing_usable, replay
@@ -313,7 +314,7 @@ class Evaluation:
             "settings": dataclasses.asdict(self._settings),
             "options": [options.frames, options.seconds, options.lpips, options.sweep],
             "device": self._engine.device,
-            "versions": [ec.__version__, torch.__version__],
+            "code": [code(ec, elvsm_ros), torch.__version__],
         }
 
     def _seconds(self, stamp: int) -> float:

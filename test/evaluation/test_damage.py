@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from elvsm_ros.bag_reader import Bag, BagError
 from elvsm_ros.evaluate_bag import main
+from elvsm_ros.evaluation.journal import NO_PICTURE, Journal, Record, code
 
 QUICK = ("--lpips", "no", "--no-video", "--device", "cpu")
 
@@ -159,6 +161,22 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(
     # To the last digit with the same number of threads; those of the processes above were others.
     for mine, theirs in zip(resumed["frames"], whole["frames"], strict=True):
         assert mine == pytest.approx(theirs, abs=1e-3)
+
+
+def test_other_code_is_another_key(tmp_path: Path) -> None:
+    package = types.ModuleType("package")
+    package.__file__ = str(tmp_path / "__init__.py")
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "__init__.py").write_text("")
+        (tmp_path / "part.py").write_text(text)
+        Journal(tmp_path / "kept", {"code": code(package)}).put(text, Record(NO_PICTURE, {"x": 1.5}))
+    journal = Journal(tmp_path / "kept", {"code": code(package)})
+    assert journal.found == 1
+    assert journal.get("a = 1") is None
+    record = journal.get("a = 2")
+    assert record is not None and record.values == {"x": 1.5}
+    (tmp_path / "kept" / "a = 2.npz").write_bytes(b"half a rec")
+    assert journal.get("a = 2") is None
 
 
 def test_what_was_measured_of_something_else_is_not_taken_over(
