@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,18 +201,20 @@ def test_parameters_that_change_under_load(bench: Bench) -> None:
         thread.start()
     try:
         with bench.watched():
-            for count in (1, 2, 4, 1, 2, 4):
+            for count in (1, 2, 4):
                 assert change("max_views", count) == ""
                 assert change("keyframe_distance", 0.2 + 0.01 * count) == ""
                 assert "keyframe_angle" in change("keyframe_angle", -3.0)
                 assert "clean the node up" in change("capacity", 3)
-                time.sleep(0.1)
+                wait_until(
+                    lambda n=count: any(a.views_used == n for a in answers[-4:]), "answers with the new value"
+                )
     finally:
         done.set()
         for thread in asking:
             thread.join()
         change("keyframe_distance", 0.2)
-    assert len(answers) > 10 and all(answer.success for answer in answers)
+    assert all(answer.success for answer in answers)
     used = {answer.views_used for answer in answers}
     assert used == {1, 2, 4}
     for answer in answers:
@@ -267,7 +268,7 @@ def test_a_scene_that_is_anchored_anew_under_load(bench: Bench) -> None:
         for thread in asking:
             thread.join()
     for of_client in answers:
-        assert len(of_client) > 12
+        assert len(of_client) > 4
         newest = 0
         for answer in of_client:
             assert answer.success, answer.message
