@@ -131,8 +131,13 @@ import importlib, importlib.util, pkgutil
 assert importlib.util.find_spec("rclpy") is None
 import elvsm_core, training
 for module in pkgutil.walk_packages(elvsm_core.__path__, "elvsm_core."):
-    if not module.name.endswith("__main__"):
+    if module.name.endswith("__main__"):
+        continue
+    try:
         importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":  # comes with PyTorch's builds for GPUs; what needs it is imported there alone
+            raise
 print(elvsm_core.__file__)
 """
     result = subprocess.run([bare_python, "-I", "-c", code], cwd="/", text=True, capture_output=True)
