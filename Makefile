@@ -4,7 +4,7 @@
 #   make demo             BAG=path plays a recording of yours, OUT=folder takes the report (demo_out), VIEW=1 serves
 #                         a page to fly through the scene meanwhile and afterwards,
 #                         DEMO_ARGS="..." goes to elvsm_demo (elvsm_demo --help)
-#   make test             TEST_ARGS="test/core -k cache" narrows it
+#   make test             TEST_ARGS="test/core -k cache" narrows it; JOBS=2 processes share the tests, 0 is none but pytest
 #   make lint             ruff and mypy
 #   make clean            remove everything that make made
 #
@@ -22,6 +22,7 @@ COLCON_VENV := $(CURDIR)/.venv-colcon
 STAMPS := $(VENV)/stamps
 BUILD := $(CURDIR)/build/interfaces
 OUT ?= demo_out
+JOBS ?= 2
 EXTRAS := ros,train,eval,viewer,dev
 COLCON := colcon-common-extensions==0.3.0 colcon-core==0.21.3 colcon-ros==0.5.0
 
@@ -110,7 +111,7 @@ demo: $(STAMPS)/interfaces
 	@$(RUN) elvsm_demo --out "$(OUT)" $(if $(BAG),--bag "$(BAG)") $(if $(VIEW),--view) $(DEMO_ARGS)
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp $(STAMPS)/browser
-	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest $(TEST_ARGS) $(PYTEST_ARGS)
+	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest -n $(JOBS) --dist loadfile $(TEST_ARGS) $(PYTEST_ARGS)
 
 lint: $(STAMPS)/packages
 	@$(RUN) ruff check .

@@ -19,8 +19,12 @@ def pytest_configure(config: pytest.Config) -> None:
     This comes before any test module is imported, because rclpy and Fast DDS read the environment once.
     """
     del config
-    # Domains 1 to 101 are free of the ephemeral ports of Linux; 0 is the one that a robot nearby would use.
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
+    # Processes of one run that share the tests (pytest-xdist) get neighbouring domains. Domains 1 to 101 are free of
+    # the ephemeral ports of Linux; 0 is the one that a robot nearby would use.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    first = random.Random(run).randint(0, 100) if run else random.SystemRandom().randint(0, 100)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.environ["ROS_DOMAIN_ID"] = str(1 + (first + worker) % 101)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Fast DDS's default shared-memory segment loses images of 640x480 and above; the file says more.
     os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_localhost.xml")
@@ -33,10 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _torch_threads() -> None:
-    """Use two threads at most: small tensors gain nothing from more, and timings vary less."""
+    """Use two threads at most, one where processes share the tests: small tensors gain nothing from more."""
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
