@@ -134,7 +134,7 @@ def test_after_a_loop_closure_renders_are_those_of_a_scene_built_with_the_correc
     if rigid:
         assert np.abs(after - before).max() <= 1, "the same pictures from the same places in the map"
     else:
-        assert np.abs(after - before).max() > 20
+        assert np.abs(after - before).max() > 5
 
 
 class Clients:
@@ -186,7 +186,7 @@ def test_loop_closures_under_load(scene: tuple[Peer, Listed]) -> None:
     expected = [[show(peer, targets) for targets in requests]]
     listed.correct(listed.ids, BENT, BENT)
     expected.append([show(peer, targets) for targets in requests])
-    assert all(np.abs(a - b).max() > 20 for a, b in zip(*expected, strict=True))
+    assert min(np.abs(a - b).max() for a, b in zip(*expected, strict=True)) > 5
     clients = Clients(peer, requests)
     try:
         for poses in [OLD, BENT] * 5:
