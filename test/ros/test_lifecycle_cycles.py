@@ -177,6 +177,8 @@ def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(fragile:
         node.wait_for("device: out of device memory: " + text)
 
     def warned() -> bool:
+        if not arrays:
+            return False
         status = next(s for s in arrays[-1].status if s.name == "elvsm: device")
         return status.level == DiagnosticStatus.WARN and "out of device memory" in status.message
 

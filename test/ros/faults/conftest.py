@@ -1,4 +1,7 @@
-"""The nodes of the fault cases: each is shared by many, and every case begins with a scene of two keyframes."""
+"""The nodes of the fault cases: each is shared by many, and every case begins with a scene of two keyframes.
+
+No node outlives its module: two at a time would hear each other's topics and answer each other's requests.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scenes")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def raw_bench(small_model: Path, scene_folder: Path) -> Iterator[Bench]:
     bench = Bench(small_model, silence_warning=4.0, scene_directory=str(scene_folder))
     yield bench
