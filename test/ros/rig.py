@@ -191,13 +191,21 @@ class Peer:
         rclpy.shutdown(context=self._context)
         self._thread.join(5)
 
+    def on_executor(self, function: Callable[[], Any]) -> Any:
+        """Return what a function returns that runs where callbacks do: rclpy's action clients ask for it."""
+        task = self._executor.create_task(function)
+        wait_until(task.done, "the executor's thread")
+        return task.result()
+
     # Services
 
     def start_call(self, kind: type, name: str, request: Any) -> Any:
         """Call a service and return the future of its answer."""
         client = self._clients.get(name)
         if client is None:
-            client = self._clients[name] = self.node.create_client(kind, name)
+            # The usual depth of 10 loses answers that come in a burst.
+            client = self.node.create_client(kind, name, qos_profile=QoSProfile(depth=1000))
+            self._clients[name] = client
         assert client.wait_for_service(timeout_sec=PATIENCE), f"nobody offers {name}"
         return client.call_async(request)
 

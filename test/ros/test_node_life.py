@@ -118,8 +118,9 @@ def start_long_render(node: NodeProcess, peer: Peer) -> Any:
     node.wait_for("active")
     wait_until(peer.connected, "a connection")
     peer.insert(picture(0), pose_at(0.0))
-    poses = [conversions.matrix_to_pose(pose_at(0.01 * i)) for i in range(64)]
-    request = RenderViews.Request(poses=poses, width=512, height=512)
+    # One view: requests for many are cut into pieces, and what ends the node need not wait for all of them.
+    poses = [conversions.matrix_to_pose(pose_at(0.01))]
+    request = RenderViews.Request(poses=poses, width=1536, height=1536)
     future = peer.start_call(RenderViews, "/elvsm/render_views", request)
     time.sleep(1.0)
     assert not future.done(), "the render was too quick for this test to show anything"

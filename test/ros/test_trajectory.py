@@ -26,28 +26,33 @@ class Client:
     """An action client that keeps what it gets."""
 
     def __init__(self, peer: Peer):
-        self._client = ActionClient(
-            peer.node,
-            RenderTrajectory,
-            "/elvsm/render_trajectory",
-            feedback_sub_qos_profile=QoSProfile(depth=200),
+        self._peer = peer
+        self._client = peer.on_executor(
+            lambda: ActionClient(
+                peer.node,
+                RenderTrajectory,
+                "/elvsm/render_trajectory",
+                feedback_sub_qos_profile=QoSProfile(depth=200),
+            )
         )
         assert self._client.wait_for_server(timeout_sec=30)
 
     def send(self, poses: list[Any], **fields: Any) -> Goal:
         messages = [p if isinstance(p, Pose) else conversions.matrix_to_pose(p) for p in poses]
         goal = Goal()
-        goal.sent = self._client.send_goal_async(
-            RenderTrajectory.Goal(poses=messages, **fields),
-            feedback_callback=lambda message: goal.feedback.append(message.feedback),
+        goal.sent = self._peer.on_executor(
+            lambda: self._client.send_goal_async(
+                RenderTrajectory.Goal(poses=messages, **fields),
+                feedback_callback=lambda message: goal.feedback.append(message.feedback),
+            )
         )
         wait_until(goal.sent.done, "an answer to the goal")
         assert goal.sent.result().accepted
-        goal.ended = goal.sent.result().get_result_async()
+        goal.ended = self._peer.on_executor(goal.sent.result().get_result_async)
         return goal
 
     def close(self) -> None:
-        self._client.destroy()
+        self._peer.on_executor(self._client.destroy)
 
 
 class Goal:

@@ -17,9 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ros"))
 INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Return a headless Chromium that draws WebGL on the CPU, or skip the test."""
+    """Return a headless Chromium that draws WebGL on the CPU, or skip the test.
+
+    Playwright keeps an event loop in this thread meanwhile, and other tests start one of their own.
+    """
     fetched = Path(sys.prefix) / "browser" / "chromium"
     names = [os.environ.get("ELVSM_BROWSER"), str(fetched), *INSTALLED]
     path = next((found for found in (shutil.which(name) for name in names if name) if found), None)
