@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from elvsm_ros.option_types import positive
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -57,10 +59,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     add("--model", default="demo", help="'demo' (bundled) or the path of a .safetensors or .pt file")
     add("--device", default="auto", help="PyTorch device of the node")
-    add("--rate", type=_positive, default=1.0, help="speed of playing, times real time")
+    add("--rate", type=positive, default=1.0, help="speed of playing, times real time")
     add(
         "--seconds",
-        type=_positive,
+        type=positive,
         help="length of the walk that is drawn (40), or how much of the recording to play",
     )
     add("--seed", type=int, default=18, help="which room and walk is drawn")
@@ -72,7 +74,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     add(
         "--every",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="SECONDS",
         help="time of the walk between two held-out views",
@@ -104,13 +106,6 @@ def parse(arguments: Sequence[str] | None) -> Options:
     options = vars(parser.parse_args(arguments))
     options["body_to_camera"] = tuple(float(v) for v in options["body_to_camera"])
     return Options(**options)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-    return value
 
 
 def _count(text: str) -> int:

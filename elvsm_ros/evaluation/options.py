@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from elvsm_ros.option_types import positive
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -69,7 +71,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         metavar="N",
         help="held-out frames to render at most, evenly spread",
     )
-    add("--seconds", type=_positive, help="how much of the recording to use, from its start")
+    add("--seconds", type=positive, help="how much of the recording to use, from its start")
     add(
         "--lpips",
         choices=("vgg", "alex", "no"),
@@ -110,7 +112,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         action="store_true",
         help="play the recording over DDS into the real node as well, and ask it for the same frames",
     )
-    add("--rate", type=_positive, default=1.0, help="with --through-node: speed of playing, times real time")
+    add("--rate", type=positive, default=1.0, help="with --through-node: speed of playing, times real time")
     add("--domain", type=int, help="with --through-node: ROS_DOMAIN_ID; none: one that nobody uses")
     add("--no-video", dest="video", action="store_false", help="write no video")
     add("--image-topic", help="Image or CompressedImage topic, where the recording has several")
@@ -148,13 +150,6 @@ def _value(name: str, text: str, parser: argparse.ArgumentParser) -> Any:
         return float(value)
     if isinstance(default, str):
         return text
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
     return value
 
 
