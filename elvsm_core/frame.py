@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -56,9 +57,13 @@ class SceneFrame:
         # Below a millimetre the baseline is noise, and the scale would be, too.
         return cls(anchor, min(reach / extent, max_scale) if extent > 1e-3 else default_scale)
 
+    @functools.cached_property
+    def _T_anchor_world(self) -> NDArray[np.float64]:
+        return np.linalg.inv(self.T_world_anchor)
+
     def to_model(self, T_world_cam: ArrayLike) -> NDArray[np.float32]:
         """Map poses [n, 4, 4] in the world to camera-to-model poses [n, 4, 4], float32."""
-        local = np.linalg.inv(self.T_world_anchor) @ np.asarray(T_world_cam, dtype=np.float64)
+        local = self._T_anchor_world @ np.asarray(T_world_cam, dtype=np.float64)
         local[..., :3, 3] *= self.scale
         return local.astype(np.float32)
 
