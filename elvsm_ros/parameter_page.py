@@ -35,7 +35,7 @@ def groups() -> list[tuple[str, list[Row]]]:
     found: list[tuple[str, list[Row]]] = []
     for line in inspect.getsource(Settings).splitlines():
         heading = re.match(r"    # (\w.*)$", line)
-        field = re.match(r"    (\w+): .*= _parameter\(", line)
+        field = re.match(r"    (\w+): .*= parameter\(", line)
         if heading:
             found.append((heading[1], []))
         elif field and field[1] in rows:
@@ -55,11 +55,9 @@ def page() -> str:
 
 
 def _line(row: Row) -> str:
-    limits = row.constraints
-    text = row.description + (f" {limits[0].upper()}{limits[1:]}." if limits else "")
     default = json.dumps(list(row.default) if isinstance(row.default, tuple) else row.default)
     live = "yes" if row.live else "at start only" if row.at_start else ""
-    return f"| `{row.name}` | `{default}` | {live} | {text.replace('|', '/')} |"
+    return f"| `{row.name}` | `{default}` | {live} | {row.meaning.replace('|', '/')} |"
 
 
 if __name__ == "__main__":

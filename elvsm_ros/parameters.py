@@ -1,42 +1,15 @@
-"""The node's parameters: one table, from which the declarations, the YAML file and the documentation are
-made.
-
-`python -m elvsm_ros.parameters` prints config/elvsm.yaml.
+"""The node's parameters: one table, from which the declarations, the YAML file (parameter_yaml.py) and the
+documentation (parameter_page.py) are made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-
-Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
-
-
-class ParameterError(ValueError):
-    """A parameter value that the node cannot work with."""
-
-
-def _parameter(
-    default: Value,
-    description: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    live: bool = False,
-    repeats: bool = False,
-    at_start: bool = False,
-) -> Any:
-    metadata = {
-        "description": description, "low": low, "high": high, "choices": choices, "live": live,
-        "repeats": repeats, "at_start": at_start,
-    }  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
+from elvsm_ros.parameter_row import ParameterError, Row, parameter, perhaps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,109 +17,113 @@ class Settings:
     """The values of all parameters. The fields are the table; units are in the descriptions."""
 
     # Model and scene
-    model: str = _parameter("demo", "Weights: 'demo' (bundled), or the path of a .safetensors or .pt file.")
-    device: str = _parameter(
+    model: str = parameter(
+        "demo",
+        "Weights: 'demo' (bundled), 'efficient-lvsm-256' and others of the authors' (downloaded the first time), or "
+        "the path of a .safetensors or .pt file.",
+    )
+    device: str = parameter(
         "auto", "PyTorch device such as 'cpu' or 'cuda:0'; 'auto': a GPU if there is one."
     )
-    dtype: str = _parameter(
+    dtype: str = parameter(
         "auto", "Number format of the model; 'auto' is bfloat16 on a GPU and float32 elsewhere.",
         choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
-    capacity: int = _parameter(
+    capacity: int = parameter(
         64, "Encoded views that the device holds, allocated when the node is configured.", low=1, high=4096
     )
-    max_keyframes: int = _parameter(
+    max_keyframes: int = parameter(
         1000,
         "Keyframes kept in host memory; beyond it the most redundant one is forgotten.",
         low=1,
         high=100_000,
     )
-    image_size: tuple[int, ...] = _parameter(
+    image_size: tuple[int, ...] = parameter(
         (0, 0), "Height and width in pixels that keyframes are cropped and resized to; [0, 0]: what the "
         "model was trained at.", low=0, high=4096,
     )  # fmt: skip
-    max_views: int = _parameter(
+    max_views: int = parameter(
         4, "Stored views that a render uses at most, the best for its poses; 0: all that fit on the device.",
         low=0, high=4096, live=True,
     )  # fmt: skip
 
     # Input
-    world_frame: str = _parameter(
+    world_frame: str = parameter(
         "",
         "Frame that the poses are given in, such as 'map'; empty: the frame_id of the first pose that "
         "arrives. TF needs it.",
     )
-    pose_source: str = _parameter(
+    pose_source: str = parameter(
         "pose",
         "Where poses come from: topic 'pose' (geometry_msgs/PoseStamped, or PoseWithCovarianceStamped with "
         "'pose_with_covariance'), topic 'odom' (nav_msgs/Odometry), or TF at the images' stamps (needs "
         "tf2_ros).",
         choices=("pose", "odom", "pose_with_covariance", "tf"),
     )
-    extrinsics: str = _parameter(
+    extrinsics: str = parameter(
         "parameter",
         "How the camera is found on the body whose poses arrive: by body_to_camera alone, or by TF from "
         "body_frame to the camera's frame (needs tf2_ros), with body_to_camera behind it.",
         choices=("parameter", "tf"),
     )
-    body_frame: str = _parameter(
+    body_frame: str = parameter(
         "",
         "With extrinsics 'tf': frame whose poses arrive, such as 'base_link'; empty: the child_frame_id of the "
         "odometry.",
     )
-    camera_frames: tuple[str, ...] = _parameter(
+    camera_frames: tuple[str, ...] = parameter(
         ("",),
         "With pose_source or extrinsics 'tf': frame of each camera; empty: the frame_id of its first image.",
         repeats=True,
     )
-    body_to_camera: tuple[float, ...] = _parameter(
+    body_to_camera: tuple[float, ...] = parameter(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
         "Pose of the camera's optical frame (x right, y down, z forward) in the frame whose poses arrive: "
         "x, y, z in metres and a quaternion x, y, z, w. The default says that the poses are the optical "
         "frame's own. With several cameras, 7 numbers for each, or 7 for all.",
         low=-1000.0, high=1000.0, repeats=True,
     )  # fmt: skip
-    tf_requests: bool = _parameter(
+    tf_requests: bool = parameter(
         True,
         "Listen to TF where tf2_ros is installed, so that renders can be asked for in any frame that it knows.",
     )
-    image_topics: tuple[str, ...] = _parameter(
+    image_topics: tuple[str, ...] = parameter(
         ("image",),
         "Topics of images, one for each camera that looks at the scene; with image_transport 'compressed' they "
         "get /compressed at the end.",
         repeats=True,
     )
-    camera_info_topics: tuple[str, ...] = _parameter(
+    camera_info_topics: tuple[str, ...] = parameter(
         ("camera_info",), "Topics of the cameras' calibrations, in the order of image_topics.", repeats=True
     )
-    image_transport: str = _parameter(
+    image_transport: str = parameter(
         "raw", "Images are sensor_msgs/Image ('raw') or sensor_msgs/CompressedImage ('compressed').",
         choices=("raw", "compressed"),
     )  # fmt: skip
-    images_rectified: bool = _parameter(
+    images_rectified: bool = parameter(
         False,
         "The images have no lens distortion any more (image_rect of image_proc): take the intrinsics from p of "
         "camera_info and leave d alone. Otherwise images are rectified here, by k and d.",
     )
-    pose_buffer: float = _parameter(10.0, "Seconds of poses that are kept.", low=0.1, high=600.0)
-    pose_gap: float = _parameter(
+    pose_buffer: float = parameter(10.0, "Seconds of poses that are kept.", low=0.1, high=600.0)
+    pose_gap: float = parameter(
         0.5,
         "Seconds between two poses beyond which no pose is interpolated.",
         low=0.001,
         high=60.0,
         live=True,
     )
-    sync_timeout: float = _parameter(
+    sync_timeout: float = parameter(
         1.0, "Seconds that an image waits for its pose.", low=0.01, high=60.0, live=True
     )
-    sync_queue: int = _parameter(30, "Images that wait for their pose at most.", low=1, high=1000, live=True)
-    insert_queue: int = _parameter(
+    sync_queue: int = parameter(30, "Images that wait for their pose at most.", low=1, high=1000, live=True)
+    insert_queue: int = parameter(
         16,
         "Keyframes that wait for the device at most; beyond it the oldest is given up. As many images may wait "
         "until it is known what became of the keyframe before them.",
         low=1, high=1000, live=True,
     )  # fmt: skip
-    on_time_jump: str = _parameter(
+    on_time_jump: str = parameter(
         "reset",
         "What to do when the clock is set back (three images or poses in a row, each over a second older than "
         "those before them: a bag that loops, a simulation started anew): 'reset' forgets the scene, 'continue' "
@@ -155,98 +132,97 @@ class Settings:
     )  # fmt: skip
 
     # Keyframes
-    keyframe_distance: float = _parameter(
+    keyframe_distance: float = parameter(
         0.2,
         "Metres from the nearest keyframe that make an image a new one.",
         low=0.001,
         high=1000.0,
         live=True,
     )
-    keyframe_angle: float = _parameter(
+    keyframe_angle: float = parameter(
         15.0,
         "Degrees from the nearest keyframe that make an image a new one.",
         low=0.1,
         high=180.0,
         live=True,
     )
-    keyframe_max_rate: float = _parameter(
+    keyframe_max_rate: float = parameter(
         10.0,
         "Keyframes of one camera per second at most, by the images' stamps; 0: any number.",
         low=0.0,
         high=1000.0,
         live=True,
     )
-
-    max_blur: float = _parameter(
+    max_blur: float = parameter(
         1.0,
         "Blur of a keyframe at most, from 0 (sharp) to 1 (flat); sharp images have 0.25 to 0.6, but that depends "
         "on what they show. 1: any.",
         low=0.0, high=1.0, live=True,
     )  # fmt: skip
-    max_clipped: float = _parameter(
+    max_clipped: float = parameter(
         1.0, "Share of a keyframe's pixels that may be black or burnt out, from 0 to 1. 1: any.",
         low=0.0, high=1.0, live=True,
     )  # fmt: skip
 
     # Renders
-    render_resolution: str = _parameter(
+    render_resolution: str = parameter(
         "native", "'native': render with the model's own short side and resample to the size asked for; "
         "'requested': render at that size, which a small model is bad at when it is far from what it was "
         "trained at.",
         choices=("native", "requested"), live=True,
     )  # fmt: skip
-    rendered_size: tuple[int, ...] = _parameter(
+    rendered_size: tuple[int, ...] = parameter(
         (0, 0),
         "Height and width in pixels of ~/rendered/image; [0, 0]: the model's own.",
         low=0,
         high=8192,
         live=True,
     )
-    rendered_frame: str = _parameter(
+    rendered_frame: str = parameter(
         "elvsm_rendered", "frame_id of rendered images, the optical frame of the camera asked for.", live=True
     )
-    jpeg_quality: int = _parameter(90, "Quality of JPEG answers.", low=1, high=100, live=True)
-    max_render_views: int = _parameter(64, "Poses that one request may hold.", low=1, high=10_000, live=True)
-    max_trajectory_poses: int = _parameter(
+    jpeg_quality: int = parameter(90, "Quality of JPEG answers.", low=1, high=100, live=True)
+    max_render_views: int = parameter(64, "Poses that one request may hold.", low=1, high=10_000, live=True)
+    max_trajectory_poses: int = parameter(
         10_000, "Poses that one goal of ~/render_trajectory may hold.", low=1, high=1_000_000, live=True
     )
-    max_render_pixels: int = _parameter(
+    max_render_pixels: int = parameter(
         4_194_304, "Pixels that the images of one request may have altogether.", low=1, high=2**31, live=True
     )
-    render_queue: int = _parameter(
+    render_queue: int = parameter(
         256, "Requests that wait for the device at most.", low=1, high=10_000, live=True
     )
 
     # Operation
-    scene_directory: str = _parameter(
+    scene_directory: str = parameter(
         "",
         "Folder of the files of ~/save_scene and ~/load_scene, which nothing else is read from or written to; empty: "
         "elvsm/scenes below $XDG_STATE_HOME, or below ~/.local/state. Made when it is needed. Only whoever starts the "
         "node sets it: over the network it is read-only.",
         at_start=True,
     )
-    status_period: float = _parameter(
+    status_period: float = parameter(
         1.0, "Seconds between two messages on ~/status when nothing changes.", low=0.1, high=3600.0, live=True
     )
-    diagnostics_period: float = _parameter(
+    diagnostics_period: float = parameter(
         1.0, "Seconds between two messages on /diagnostics; 0: none.", low=0.0, high=3600.0, live=True
     )
-    latency_warning: float = _parameter(
+    latency_warning: float = parameter(
         2000.0,
         "Milliseconds of a render request (99th percentile, waiting included) above which /diagnostics warns; 0: "
         "never.",
         low=0.0, high=3_600_000.0, live=True,
     )  # fmt: skip
-    silence_warning: float = _parameter(
+    silence_warning: float = parameter(
         5.0,
         "Seconds without images, camera_info or poses, while active, after which a warning says what is known "
         "about the cause; 0: never.",
         low=0.0, high=3600.0, live=True,
     )  # fmt: skip
-    log_period: float = _parameter(
+    log_period: float = parameter(
         5.0, "Seconds between two log lines that say the same.", low=0.0, high=3600.0, live=True
     )
-    autostart: bool = _parameter(
+    autostart: bool = parameter(
         True, "Configure and activate at start; otherwise wait for the lifecycle services."
     )
 
@@ -301,88 +277,11 @@ class Settings:
         known = {row.name: row for row in table()}
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                raise ParameterError(
-                    f"there is no parameter {name!r}" + (f": {near[0]!r} perhaps?" if near else "")
-                )
+                raise ParameterError(f"there is no parameter {name!r}{perhaps(name, known)}")
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(known[k].default, tuple) else v for k, v in values.items()
         }
         return dataclasses.replace(self, **plain)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One parameter: live ones change at run time, others only while the node is unconfigured."""
-
-    name: str
-    default: Value
-    description: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    live: bool
-    repeats: bool = False  # an array may be as long as several of the default
-    at_start: bool = False  # whoever starts the node sets it, and nobody else
-
-    @property
-    def constraints(self) -> str:
-        """Say in words which values are good."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.low is None:
-            return ""
-        each = f"{len(self.default)} numbers " if isinstance(self.default, tuple) else ""
-        each = each and (f"{each.rstrip()}, or several times as many, " if self.repeats else each)
-        return f"{each}from {self.low:g} to {self.high:g}"
-
-    @property
-    def _when(self) -> str:
-        if self.at_start:
-            return "only at start"
-        return "" if self.live else "only while unconfigured"
-
-    def check(self, value: Any) -> None:
-        """Raise ParameterError unless the value has the right type and is within bounds."""
-        wanted = type(self.default)
-        if type(value) is not wanted:
-            raise ParameterError(f"{self.name} must be of type {wanted.__name__}, got {value!r}")
-        if self.choices and value not in self.choices:
-            near = difflib.get_close_matches(str(value), self.choices, 1)
-            raise ParameterError(
-                f"{self.name} must be {self.constraints}, got {value!r}"
-                + (f": {near[0]!r} perhaps?" if near else "")
-            )
-        strings = isinstance(self.default, tuple) and isinstance(self.default[0], str)
-        if strings and not (value and all(isinstance(part, str) for part in value)):
-            raise ParameterError(f"{self.name} must hold strings, at least one, got {list(value)}")
-        if self.low is None or self.high is None:
-            return
-        numbers = value if isinstance(value, tuple) else (value,)
-        if isinstance(self.default, tuple):
-            whole = len(numbers) % len(self.default) == 0 and len(numbers) > 0
-            if not whole or (len(numbers) > len(self.default) and not self.repeats):
-                raise ParameterError(f"{self.name} must be {self.constraints}, got {list(numbers)}")
-        if not all(self.low <= number <= self.high for number in numbers):  # NaN is not within bounds either
-            raise ParameterError(f"{self.name} must be {self.constraints}, got {value!r}")
-
-    def descriptor(self) -> ParameterDescriptor:
-        """Return what ROS tools show and enforce."""
-        descriptor = ParameterDescriptor(
-            name=self.name,
-            description=self.description,
-            additional_constraints="; ".join(part for part in (self.constraints, self._when) if part),
-            read_only=self.at_start,
-        )
-        # bool is an int to isinstance; arrays have no ranges in ROS.
-        if self.low is not None and self.high is not None:
-            if type(self.default) is int:
-                descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
-            elif type(self.default) is float:
-                descriptor.floating_point_range = [
-                    FloatingPointRange(from_value=self.low, to_value=self.high)
-                ]
-        return descriptor
 
 
 def table() -> tuple[Row, ...]:
@@ -415,9 +314,9 @@ def check_names(names: Iterable[str]) -> None:
     """
     known = [row.name for row in table()]
     for name in names:
-        near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+        near = perhaps(name, known, cutoff=0.8)
         if near and name not in known:
-            raise ParameterError(f"there is no parameter {name!r}: {near[0]!r} perhaps?")
+            raise ParameterError(f"there is no parameter {name!r}{near}")
 
 
 def refuse_frozen(names: Iterable[str]) -> None:
@@ -429,40 +328,3 @@ def refuse_frozen(names: Iterable[str]) -> None:
                 f"{name} is read when the node is configured: clean the node up (lifecycle), set it, "
                 f"configure again"
             )
-
-
-def yaml_text() -> str:
-    """Return config/elvsm.yaml: every parameter with its default, what it means and what it may be."""
-    lines = [
-        "# Parameters of elvsm_node, all at their defaults. Made by: python -m elvsm_ros.parameters",
-        "# (live) marks what `ros2 param set` may change at run time.",
-        "/**:",
-        "  ros__parameters:",
-    ]
-    for row in table():
-        lines += ["    # " + text for text in _wrapped(row)]
-        lines.append(f"    {row.name}: {_yaml(row.default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _wrapped(row: Row) -> list[str]:
-    import textwrap
-
-    text = row.description + (
-        f" {row.constraints[0].upper()}{row.constraints[1:]}." if row.constraints else ""
-    )
-    return textwrap.wrap(text + (" (live)" if row.live else ""), 100)
-
-
-def _yaml(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_yaml(v) for v in value) + "]"
-    return repr(value)
-
-
-if __name__ == "__main__":
-    print(yaml_text(), end="")

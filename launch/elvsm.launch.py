@@ -13,16 +13,16 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 
 PARAMETERS = {
-    "model": "weights: 'demo' (bundled), or the path of a .safetensors or .pt file",
+    "model": "weights: 'demo' (bundled), a name such as 'efficient-lvsm-256', or a .safetensors or .pt file",
     "device": "PyTorch device: auto, cpu, cuda, cuda:1, ...",
     "image_transport": "raw (sensor_msgs/Image) or compressed (sensor_msgs/CompressedImage)",
-    "pose_source": "pose (geometry_msgs/PoseStamped) or odom (nav_msgs/Odometry)",
+    "pose_source": "pose (PoseStamped), pose_with_covariance, odom (Odometry) or tf (needs world_frame, a parameter)",
 }
 """Arguments that become parameters, unless they are left empty: then params_file decides."""
 TOPICS = {
     "image": "images; with image_transport:=compressed, the name without /compressed",
     "camera_info": "calibration of the camera (sensor_msgs/CameraInfo)",
-    "pose": "poses of the camera when pose_source is pose",
+    "pose": "poses of the camera when pose_source is pose or pose_with_covariance",
     "odom": "poses of the camera when pose_source is odom",
 }
 """Arguments that rename the topics that the node reads."""

@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from elvsm_ros import parameters
+from elvsm_ros.parameter_yaml import yaml_text
 from elvsm_ros.parameters import ParameterError, Settings
 
 
 def test_the_yaml_file_is_in_step(repository: Path) -> None:
     text = (repository / "config" / "elvsm.yaml").read_text()
-    assert text == parameters.yaml_text(), "run: python -m elvsm_ros.parameters > config/elvsm.yaml"
+    assert text == yaml_text(), "run: python -m elvsm_ros.parameter_yaml > config/elvsm.yaml"
 
 
 def test_the_yaml_file_says_the_defaults(repository: Path) -> None:
@@ -55,6 +56,8 @@ def test_every_parameter_is_described_and_bounded(row: parameters.Row) -> None:
         ({"pose_source": "odometry"}, "one of pose, odom, pose_with_covariance, tf, got 'odometry'"),
         ({"image_transport": "compresed"}, "'compressed' perhaps"),
         ({"image_size": [128]}, "2 numbers"),
+        ({"image_size": [128.5, 128.5]}, "whole numbers"),
+        ({"body_to_camera": ["0"] * 7}, "must hold numbers"),
         ({"image_size": [0, 128]}, "both height and width"),
         ({"body_to_camera": [0.0] * 7}, "unit quaternion"),
         ({"body_to_camera": [0.0] * 6}, "7 numbers"),
