@@ -1,8 +1,8 @@
 """Measure requests of several clients while keyframes come in: python benchmarks/mixed_requests.py
 
 Starts a node as a process of its own and clients as others. A camera walks to and fro and its images become
-keyframes; each client asks for views from near the camera, of one of several kinds after another: sizes, numbers
-of poses, encodings. Printed for each kind and for all together; "of its own kind" divides every time by the
+keyframes; each client asks for views from near places where the camera has been, of one of several kinds after
+another: sizes, numbers of poses, encodings. Printed for each kind and for all together; "of its own kind" divides every time by the
 median of its kind, so that its p99 tells how evenly requests are served, whatever they ask for.
 """
 
@@ -34,6 +34,8 @@ KINDS = [  # width, height, poses, encoding
 SHARES = [0.3, 0.2, 0.1, 0.15, 0.15, 0.1]
 WALK = 20
 """Steps from one end of the walk to the other."""
+ASIDE = 0.1
+"""Metres along and across the walk, at most, from a place where the camera has been to a view that is asked for."""
 
 
 def place(step: int) -> tuple[float, float]:
@@ -72,9 +74,9 @@ def _request(
     kind: tuple[int, int, int, str], rng: np.random.Generator, keyframes: int
 ) -> RenderViews.Request:
     width, height, poses, encoding = kind
-    x = STEP * rng.uniform(1, keyframes - 1)
+    x, y = place(int(rng.integers(1, keyframes + 1))) + rng.uniform(-ASIDE, ASIDE, 2)
     return RenderViews.Request(
-        poses=[harness.pose_at(x + 0.02 * i, 0.05) for i in range(poses)], width=width, height=height,
+        poses=[harness.pose_at(x + 0.02 * i, y) for i in range(poses)], width=width, height=height,
         encoding=encoding,
     )  # fmt: skip
 
