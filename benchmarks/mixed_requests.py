@@ -2,8 +2,8 @@
 
 Starts a node as a process of its own and clients as others. A camera walks to and fro and its images become
 keyframes; each client asks for views from near places where the camera has been, of one of several kinds after
-another: sizes, numbers of poses, encodings. Printed for each kind and for all together; "of its own kind" divides every time by the
-median of its kind, so that its p99 tells how evenly requests are served, whatever they ask for.
+another: sizes, numbers of poses, encodings. Printed for each kind and for all together; "of its own kind" divides
+every time by the median of its kind, so that its p99 tells how evenly requests are served, whatever they ask for.
 """
 
 from __future__ import annotations
