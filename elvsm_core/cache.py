@@ -16,7 +16,8 @@ class ViewCache:
     """A fixed number of slots, each holding the keys and values of one view for every layer.
 
     Knows nothing of the model: a view is `layers` pairs of tensors [tokens, heads, head_dim]. Memory is
-    allocated at construction and never again: 2 · layers · capacity · tokens · heads · head_dim numbers.
+    allocated at construction, and anew by `resize` only: 2 · layers · capacity · tokens · heads · head_dim numbers.
+    Raises ValueError for a capacity below one view.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ViewCache:
 
     @property
     def capacity(self) -> int:
+        """Number of slots, free or not."""
         return self._store.shape[2]
 
     @property
@@ -46,6 +48,7 @@ class ViewCache:
 
     @property
     def nbytes(self) -> int:
+        """Memory of all slots, bytes."""
         return self._store.nbytes
 
     @property
@@ -85,7 +88,7 @@ class ViewCache:
         return slot
 
     def replace(self, slot: int, keys_values: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Overwrite a slot in place."""
+        """Overwrite a slot with one view, as `insert` takes it. Raises ValueError for another number of layers."""
         if len(keys_values) != self._store.shape[0]:
             raise ValueError(f"expected {self._store.shape[0]} layers, got {len(keys_values)}")
         for layer, (k, v) in enumerate(keys_values):
@@ -93,7 +96,7 @@ class ViewCache:
             self._store[layer, 1, slot].copy_(v[0])
 
     def evict(self, slot: int) -> None:
-        """Free a slot."""
+        """Free a slot. Raises ValueError for one that holds no view."""
         if slot in self._free or not 0 <= slot < self.capacity:
             raise ValueError(f"slot {slot} holds no view")
         self._free.append(slot)
@@ -105,9 +108,9 @@ class ViewCache:
         self._free = list(range(self.capacity - 1, -1, -1))
 
     def select(self, slots: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return per layer the keys and values [1, len(slots) · tokens, heads, head_dim], in that order.
+        """Return per layer the keys and values [1, len(slots) · tokens, heads, head_dim] of one or more slots.
 
-        Consecutive slots are a view of the store; any other selection is copied.
+        They stand in the order asked for. Consecutive slots are a view of the store; any other selection is copied.
         """
         first, count = slots[0], len(slots)
         if list(slots) == list(range(first, first + count)):

@@ -82,7 +82,7 @@ class Camera:
             )
         for name in ("width", "height"):
             value = getattr(self, name)
-            if int(value) != value or value < 1:
+            if not math.isfinite(value) or int(value) != value or value < 1:
                 raise CameraError(f"camera {name} must be a positive number of pixels, got {value}")
             object.__setattr__(self, name, int(value))
         pose = check_pose(self.T_world_cam)
@@ -91,6 +91,7 @@ class Camera:
 
     @property
     def fxfycxcy(self) -> tuple[float, float, float, float]:
+        """(fx, fy, cx, cy), pixels."""
         return (self.fx, self.fy, self.cx, self.cy)
 
     @property
@@ -99,7 +100,7 @@ class Camera:
         return (self.height, self.width)
 
     def at(self, T_world_cam: ArrayLike) -> Camera:
-        """Return this camera at another pose."""
+        """Return this camera at another pose, 4x4, camera to world, metres. Raises CameraError for one that is none."""
         return dataclasses.replace(self, T_world_cam=np.asarray(T_world_cam, dtype=np.float64))
 
     def cropped(self, left: int, top: int, width: int, height: int) -> Camera:

@@ -35,7 +35,8 @@ def clean_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the model's tensors under their published names.
 
     Any chain of `module.` and `_orig_mod.` prefixes (DDP, torch.compile) is stripped, also in the middle of a
-    name; tensors of the training losses and of REPA are dropped.
+    name; tensors of the training losses and of REPA are dropped. Raises CheckpointError for a name that comes twice
+    and for what is no tensor.
     """
     cleaned: dict[str, Tensor] = {}
     for key, value in state_dict.items():
@@ -55,7 +56,8 @@ def clean_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def infer_config(state_dict: Mapping[str, Tensor]) -> ModelConfig:
     """Read width, head size, depth and patch size off the shapes of a cleaned state_dict.
 
-    The native image size is not in the shapes and stays at its default, 256x256.
+    The native image size is not in the shapes and stays at its default, 256x256. Raises CheckpointError for shapes
+    that no network has.
     """
     head = _tensor(state_dict, "image_token_decoder.1.weight", 2)
     norm = _tensor(state_dict, "self_cross_blocks.0.cross_attn.q_norm.weight", 1)
@@ -131,7 +133,11 @@ def _names(names: list[str]) -> str:
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """Read a .pt file, {"model": state_dict, ...} or a bare state_dict, without running any code in it."""
+    """Read a .pt file, {"model": state_dict, ...} or a bare state_dict, without running any code in it.
+
+    Returns the tensors under their published names (`clean_state_dict`). Raises CheckpointError for a file that is
+    damaged, holds no state_dict, or holds more than tensors.
+    """
     try:
         payload: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the unpickler fails in many ways on a file that is none
@@ -198,7 +204,7 @@ def load_model(
     layout. device "auto" is CUDA where there is one. dtype "auto" is bfloat16 on CUDA devices
     that compute in it and float32 elsewhere; also "float32", "bfloat16" or a torch.dtype. bf16_rays: see
     ModelConfig.
-    Raises CheckpointError naming the file and what is wrong with it.
+    Raises CheckpointError naming the file and what is wrong with it, and ValueError for an unknown device or dtype.
     """
     path = resolve(path_or_name)
     if path.suffix == ".safetensors":
@@ -233,7 +239,7 @@ def resolve_device(device: torch.device | str) -> torch.device:
 
 
 def resolve_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
-    """Turn "auto" or a name into a torch.dtype."""
+    """Turn "auto" or a name into a torch.dtype; ValueError for an unknown name."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
@@ -246,7 +252,7 @@ def resolve_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype
 
 
 def read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Read our own weight file: the configuration from its metadata, and the tensors."""
+    """Read our own weight file: the configuration from its metadata, and the tensors. Raises CheckpointError."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -261,7 +267,10 @@ def read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def write_atomically(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file that is there as a whole or not at all, whenever the process is killed."""
+    """Write a safetensors file that is there as a whole or not at all, whenever the process is killed.
+
+    Folders are made as needed. Raises OSError when it cannot be written; an old file of that name stays then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -284,7 +293,8 @@ def save_model(
 ) -> None:
     """Write weights and configuration to a .safetensors file, atomically.
 
-    dtype converts the tensors (None keeps theirs); metadata adds text entries (not "format" or "config").
+    dtype converts the tensors (None keeps theirs); metadata adds text entries (not "format" or "config"). Raises
+    CheckpointError for another ending, OSError when the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -55,6 +55,7 @@ class ModelConfig:
 
     @property
     def heads(self) -> int:
+        """Number of attention heads."""
         return self.width // self.head_dim
 
     def tokens(self, size: tuple[int, int]) -> int:
@@ -62,11 +63,12 @@ class ModelConfig:
         return (size[0] // self.patch_size) * (size[1] // self.patch_size)
 
     def to_json(self) -> str:
+        """Return all values as a JSON object, with sorted keys; see `from_json`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
-        """Parse what `to_json` wrote. Raises ConfigError for unknown keys, naming the nearest known one."""
+        """Parse what `to_json` wrote. Raises ConfigError as `from_mapping` does, and for other text."""
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
@@ -77,7 +79,10 @@ class ModelConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build a configuration from a mapping. Raises ConfigError for unknown keys."""
+        """Build a configuration; what is left out keeps its default.
+
+        Raises ConfigError for unknown keys, naming the nearest known one, and for values that no network can have.
+        """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:

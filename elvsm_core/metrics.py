@@ -23,7 +23,7 @@ def _check(a: Tensor, b: Tensor) -> None:
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of each pair, dB; identical images give infinity.
 
-    a, b [n, 3, H, W] in [0, 1], values outside are clamped. Returns [n].
+    a, b [n, 3, H, W] in [0, 1], values outside are clamped. Returns [n]. Raises ValueError for other shapes.
     """
     _check(a, b)
     error = (a.float().clamp(0, 1) - b.float().clamp(0, 1)).square().mean((1, 2, 3))
@@ -35,7 +35,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     a, b [n, 3, H, W] in [0, 1], at least 11x11 pixels, not clamped. Returns [n]. Gaussian window of 11 pixels
     (sigma 1.5), K1 0.01, K2 0.03, sample covariance (N/(N-1), N = 121), mean over the image without a border
-    of 5 pixels: scikit-image's structural_similarity as the published evaluation calls it.
+    of 5 pixels: scikit-image's structural_similarity as the published evaluation calls it. Raises ValueError for
+    other shapes and smaller images.
     """
     _check(a, b)
     if min(a.shape[-2:]) < 11:
@@ -72,7 +73,8 @@ def lpips(
     device. net: "vgg", as the published evaluation, or "alex". weights: a file or a folder; without it
     $ELVSM_LPIPS_WEIGHTS, then $ELVSM_TEST_DATA/lpips (see lpips_weights.find_weights). batch: pairs at a time.
 
-    Raises MetricError where the package or the weights are missing, saying where to get them.
+    Raises MetricError where the package or the weights are missing, saying where to get them, and ValueError for
+    other shapes and smaller images.
     """
     alone = len(b) == 1
     _check(a, b.expand(len(a), -1, -1, -1) if alone and b.ndim == 4 else b)

@@ -26,6 +26,7 @@ KeysValues = list[tuple[Tensor, Tensor]]
 
 
 def layer_norm(x: Tensor) -> Tensor:
+    """Normalise over the last axis, without learned parameters."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-5)
 
 
@@ -43,6 +44,8 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Attention of the tokens [n, tokens, d] of each of n views among themselves."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.head_dim = cfg.head_dim
@@ -57,6 +60,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
+    """Attention of target tokens [b, tokens, d] to the keys and values of input views."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.head_dim = cfg.head_dim
@@ -77,6 +82,8 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear maps with a GELU between them, for each token by itself: [..., d] to [..., d]."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         hidden = cfg.mlp_ratio * cfg.width
@@ -89,6 +96,8 @@ class MLP(nn.Module):
 
 
 class EncoderBlock(nn.Module):
+    """One step of the input encoder: tokens [n, P, d] of n views, none of which sees another."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.attn = SelfAttention(cfg)
@@ -100,6 +109,8 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
+    """One step of the target decoder: self-attention within each target, then attention to the input views."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.self_attn = SelfAttention(cfg)
@@ -157,10 +168,12 @@ class EfficientLVSM(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self._head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Number format of the weights, and of the keys and values that they give."""
         return self._head.weight.dtype
 
     def check_size(self, size: tuple[int, int]) -> None:
@@ -181,7 +194,8 @@ class EfficientLVSM(nn.Module):
         """Encode n views, each by itself, into what the decoder reads of them.
 
         images [n, 3, H, W] in [0, 1]; c2w [n, 4, 4] OpenCV camera-to-model; fxfycxcy [n, 4] pixels.
-        Returns one (keys, values) pair per layer, each [n, P, heads, head_dim] in the model's dtype.
+        Returns one (keys, values) pair per layer, each [n, P, heads, head_dim] in the model's dtype. Raises
+        ValueError for images that are not made of whole patches.
         """
         size = (images.shape[-2], images.shape[-1])
         self.check_size(size)
@@ -204,7 +218,8 @@ class EfficientLVSM(nn.Module):
 
         keys_values: per layer keys and values [b, n, heads, head_dim], n tokens of any number of views in any
         order; target_c2w [b, M, 4, 4]; target_fxfycxcy [b, M, 4] pixels of target_size = (H, W).
-        Returns [b, M, 3, H, W] in [0, 1], float32.
+        Returns [b, M, 3, H, W] in [0, 1], float32. Raises ValueError for another number of layers than the
+        model's, and a size that is not made of whole patches.
         """
         if len(keys_values) != self.config.layers:
             raise ValueError(
@@ -235,7 +250,8 @@ class EfficientLVSM(nn.Module):
 
         images [b, V, 3, H, W] in [0, 1]; c2w [b, V, 4, 4] OpenCV in model coordinates; fxfycxcy [b, V, 4]
         pixels; target_c2w [b, M, 4, 4]; target_fxfycxcy [b, M, 4]; target_size (H, W), both multiples of the
-        patch size and free to differ from the inputs' size. Returns [b, M, 3, H, W] in [0, 1], float32.
+        patch size and free to differ from the inputs' size. Returns [b, M, 3, H, W] in [0, 1], float32. Raises
+        ValueError for sizes that are not made of whole patches.
         """
         b = images.shape[0]
         encoded = self.encode_views(images.flatten(0, 1), c2w.flatten(0, 1), fxfycxcy.flatten(0, 1))

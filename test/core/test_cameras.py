@@ -82,6 +82,7 @@ def pose(seed, spread=1.0):
         ({"cx": float("inf")}, "cx is inf"),
         ({"width": 0}, "width"),
         ({"height": 2.5}, "height"),
+        ({"height": float("inf")}, "height"),
         ({"T_world_cam": np.full((4, 4), np.nan)}, "NaN"),
         ({"T_world_cam": np.eye(3)}, "4x4"),
         ({"T_world_cam": np.diag([2.0, 2.0, 2.0, 1.0])}, "normalise the quaternion"),
