@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+
+# For `miniature`, which is no test and in no package.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from training.convert import chunk_entry, encode, write_chunk, write_index
 from training.scenes import make_texture_bank, render_views, walk

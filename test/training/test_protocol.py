@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from miniature import SCENES, random_model
 from safetensors.torch import load_file
 
 import elvsm_core as ec
@@ -29,22 +30,12 @@ from training.samples import EvaluationSamples, SampleConfig
 
 PLAIN = Protocol(lpips=False)
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)
-INDEX = {
-    "5aca87f95a9412c6": {"context": [2, 30], "target": [5, 9, 21]},
-    "322261824c4a3003": {"context": [0, 26], "target": [3, 11, 26]},
-    "17d9303ee77c3a3d": {"context": [4, 31], "target": [8, 16, 24]},
-    "e74ceac9043aa1b8": None,
-}
+INDEX = {**SCENES, "e74ceac9043aa1b8": None}
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    made = ec.EfficientLVSM(ec.ModelConfig(width=64, head_dim=32, layers=2, image_size=(32, 32)))
-    for parameter in made.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return made.eval().requires_grad_(False)
+    return random_model(width=64, head_dim=32, layers=2)
 
 
 @pytest.fixture

@@ -8,35 +8,23 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+from miniature import SCENES, random_model
 
-import elvsm_core as ec
 from training.evaluate_report import CHUNK, FILM_FRAMES, choose, film, make_gallery, spread
 from training.protocol import Protocol, SceneResult, Summary, evaluate, render, stack, summarize
 from training.re10k import open_store
 from training.report.gallery import Card, Gallery, Target, gallery_page, incremental_page
 from training.samples import EvaluationSamples, SampleConfig
 
-INDEX = {
-    "5aca87f95a9412c6": {"context": [2, 30], "target": [5, 9, 21]},
-    "322261824c4a3003": {"context": [0, 26], "target": [3, 11, 26]},
-    "17d9303ee77c3a3d": {"context": [4, 31], "target": [8, 16, 24]},
-}
-
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    made = ec.EfficientLVSM(ec.ModelConfig(width=32, head_dim=16, layers=1, image_size=(32, 32)))
-    for parameter in made.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return made.eval().requires_grad_(False)
+    return random_model(width=32, head_dim=16, layers=1)
 
 
 @pytest.fixture(scope="module")
 def samples(mini_re10k):
-    return EvaluationSamples(open_store(mini_re10k), INDEX, SampleConfig(inputs=2, targets=3, image_size=32))
+    return EvaluationSamples(open_store(mini_re10k), SCENES, SampleConfig(inputs=2, targets=3, image_size=32))
 
 
 def data_of(page):
@@ -72,7 +60,7 @@ def test_pictures_and_figures_are_those_of_the_evaluation(model, samples, tmp_pa
     first = gallery.cards[0]
     sample = samples[samples.keys.index(first.scene)]
     made = (render(model, stack([sample], model.device))[0] * 255).round().byte()
-    assert [t.name for t in first.targets] == [f"frame {n}" for n in INDEX[first.scene]["target"]]
+    assert [t.name for t in first.targets] == [f"frame {n}" for n in SCENES[first.scene]["target"]]
     for i, target in enumerate(first.targets):
         np.testing.assert_array_equal(target.render, made[i].permute(1, 2, 0).numpy())
         np.testing.assert_array_equal(target.truth, sample["target_image"][i].permute(1, 2, 0).numpy())
