@@ -120,7 +120,7 @@ def _run(options: Options, console: Console, stop: _Stop) -> int:
 def _report(options: Options, console: Console, results: Results) -> None:
     from elvsm_ros.evaluation.node_page import NODE_HEAD, node_facts, node_rows, number
     from elvsm_ros.evaluation.page import SUMMARY_HEAD, facts, pictures, summary_rows, write_page
-    from elvsm_ros.video import write_video
+    from training.report.video import write_video
 
     results.write(options.out / "results.json")
     if options.json is not None:

@@ -14,7 +14,7 @@ from elvsm_ros.demo.heldout import psnr
 from elvsm_ros.demo.options import Options
 from elvsm_ros.demo.watch import Watch
 from elvsm_ros.panels import row
-from elvsm_ros.video import write_video
+from training.report.video import write_video
 
 RATE = 15
 """Frames per second."""

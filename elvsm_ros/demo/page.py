@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from elvsm_ros import charts, panels, report
+from elvsm_ros import panels
 from elvsm_ros.demo.results import HeldOut, Results, samples
+from training.report import charts
+from training.report import page as report
 
 TITLE = "What the node had not seen"
 INTRODUCTION = (

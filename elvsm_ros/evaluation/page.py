@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from elvsm_ros import charts, panels, report
+from elvsm_ros import panels
 from elvsm_ros.conversions import RGB
 from elvsm_ros.evaluation.node_page import NODE_HEAD, NODE_LEAD, node_facts, node_rows, number
 from elvsm_ros.evaluation.results import (
@@ -23,6 +23,8 @@ from elvsm_ros.evaluation.results import (
     HeldOut,
     Results,
 )
+from training.report import charts
+from training.report import page as report
 
 FOLDER = Path(__file__).parent
 SHOWN = 6

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elvsm_ros.panels import row
-from elvsm_ros.video import write_video
+from training.report.video import write_video
 
 
 def frames(count: int) -> list[np.ndarray]:

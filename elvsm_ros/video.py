@@ -1,3 +1,0 @@
-"""See training/report/video.py."""
-
-from training.report.video import *  # noqa: F403
