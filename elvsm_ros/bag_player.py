@@ -16,6 +16,7 @@ from typing import Any
 
 from elvsm_ros.bag_reader import SECOND, TF, Bag, BagError, Topic, message_class
 from elvsm_ros.bag_tf import POSE_TOPIC, Ends, PosesFromTf, open_tf
+from elvsm_ros.option_types import positive
 
 QUEUE = 100
 """Messages per topic that are kept for listeners that are behind."""
@@ -116,8 +117,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("bag", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--topics", nargs="+", help="topics to play (all)")
-    parser.add_argument("--rate", type=float, default=1.0, help="times real time (1)")
-    parser.add_argument("--seconds", type=float, help="how much of the recording (all)")
+    parser.add_argument("--rate", type=positive, default=1.0, help="times real time (1)")
+    parser.add_argument("--seconds", type=positive, help="how much of the recording (all)")
     parser.add_argument(
         "--listeners",
         nargs="+",
@@ -135,8 +136,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"publish the camera's poses at the stamps of these images on {POSE_TOPIC}, made of TF",
     )
     options = parser.parse_args(arguments)
-    if not options.rate > 0:
-        parser.error(f"--rate must be positive, got {options.rate}")
     for text in options.listeners:
         if not text.partition("=")[2].isdecimal():
             parser.error(f"--listeners takes TOPIC=N, got {text}")

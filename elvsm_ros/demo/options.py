@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from elvsm_ros.option_types import positive
+from elvsm_ros.option_types import at_least, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--seed", type=int, default=18, help="which room and walk is drawn")
     add(
         "--max-views",
-        type=_count,
+        type=at_least(0),
         default=0,
         help="keyframes that a render uses at most; 0: the node's default",
     )
@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         metavar="V",
         help="pose x y z qx qy qz qw of the camera's optical frame in the frame whose poses were recorded",
     )
-    add("--film-frames", type=_count, default=120, help="views rendered for the video; 0: no video")
+    add("--film-frames", type=at_least(0), default=120, help="views rendered for the video; 0: no video")
     add("--picture", type=Path, metavar="FILE.png", help="write a picture of a few held-out views as well")
     add("--domain", type=int, help="ROS_DOMAIN_ID, to look on with other tools; none: one that nobody uses")
     add(
@@ -106,10 +106,3 @@ def parse(arguments: Sequence[str] | None) -> Options:
     options = vars(parser.parse_args(arguments))
     options["body_to_camera"] = tuple(float(v) for v in options["body_to_camera"])
     return Options(**options)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return value

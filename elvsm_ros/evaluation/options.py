@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elvsm_ros.option_types import positive
+from elvsm_ros.option_types import at_least, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--device", default="auto", help="PyTorch device")
     add(
         "--frames",
-        type=_count,
+        type=at_least(1),
         default=500,
         metavar="N",
         help="held-out frames to render at most, evenly spread",
@@ -153,12 +153,5 @@ def _value(name: str, text: str, parser: argparse.ArgumentParser) -> Any:
     return value
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))
+    return tuple(at_least(1)(part) for part in text.split(","))

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from elvsm_ros.option_types import at_least
+
 UP = {
     "+x": (1.0, 0.0, 0.0), "-x": (-1.0, 0.0, 0.0), "+y": (0.0, 1.0, 0.0), "-y": (0.0, -1.0, 0.0),
     "+z": (0.0, 0.0, 1.0), "-z": (0.0, 0.0, -1.0),
@@ -44,7 +46,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--up", choices=("auto", *UP), default=default.up,
         help="axis of the world that is up; auto: the one that the first keyframes hold upright")  # fmt: skip
     add("--out", type=Path, default=default.out, metavar="FOLDER", help="where rendered videos go")
-    add("--max-frusta", type=_positive, default=default.max_frusta,
+    add("--max-frusta", type=at_least(1), default=default.max_frusta,
         help="keyframes drawn at most; of more, every second, third, ... one is")  # fmt: skip
     given = list(sys.argv[1:] if arguments is None else arguments)
     # rclpy's own arguments: what ros2 launch adds, too.
@@ -59,11 +61,4 @@ def _port(text: str) -> int:
     value = int(text)
     if not 0 < value < 65536:
         raise argparse.ArgumentTypeError(f"must be from 1 to 65535, got {text}")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
     return value

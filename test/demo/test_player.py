@@ -101,4 +101,4 @@ def test_a_rate_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["bag", "--rate", "0"])
     assert caught.value.code == 2
-    assert "--rate must be positive" in capsys.readouterr().err
+    assert "--rate: must be positive, got 0" in capsys.readouterr().err
