@@ -12,7 +12,7 @@ import pytest
 # For `rig`, which is no test and in no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from rig import NodeProcess, Peer, save_small_model, wait_until
+from rig import NodeProcess, Peer, running, save_small_model
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +45,5 @@ def start_node(small_model: Path) -> Iterator[Callable[..., NodeProcess]]:
 @pytest.fixture(scope="module")
 def shared(small_model: Path) -> Iterator[tuple[NodeProcess, Peer]]:
     """Return a node that the tests of a module share, with every log line, and a peer for it."""
-    node, peer = NodeProcess(model=str(small_model), log_period=0.0, status_period=0.1), Peer()
-    try:
-        node.wait_for("active")
-        wait_until(peer.connected, "the node and its peer to find each other")
-        yield node, peer
-        assert node.alive(), f"the node died:\n{node.output}"
-        assert "Traceback" not in node.output and "callback failed" not in node.output, node.output
-    finally:
-        node.close()
-        peer.close()
+    with running(model=str(small_model), log_period=0.0) as pair:
+        yield pair

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,21 @@ class Peer:
         self.wait_for_status(
             lambda s: s.keyframes_inserted > before, f"more than {before} keyframes inserted"
         )
+
+
+@contextlib.contextmanager
+def running(**parameters: Any) -> Iterator[tuple[NodeProcess, Peer]]:
+    """Give an active node with parameters and a peer that it knows; the node has to outlive what is done with it."""
+    node, peer = NodeProcess(**{"status_period": 0.1, **parameters}), Peer()
+    try:
+        node.wait_for("active")
+        wait_until(peer.connected, "the node and its peer to find each other")
+        yield node, peer
+        assert node.alive(), f"the node died:\n{node.output}"
+        assert "Traceback" not in node.output and "callback failed" not in node.output, node.output
+    finally:
+        node.close()
+        peer.close()
 
 
 def change(peer: Peer, transition: int, timeout: float = 60.0) -> bool:

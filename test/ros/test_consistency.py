@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rig import CAMERA, NodeProcess, Peer, camera_at, header, picture, pixels, pose_at, wait_until
+from rig import CAMERA, Peer, camera_at, header, picture, pixels, pose_at, running, wait_until
 from std_srvs.srv import Trigger
 
 import elvsm_core as ec
@@ -62,15 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(small_model: Path, folder: Path) -> Iterator[tuple[Peer, Listed]]:
-    node, peer = NodeProcess(model=str(small_model), status_period=0.1, scene_directory=str(folder)), Peer()
-    try:
-        node.wait_for("active")
-        wait_until(peer.connected, "the node and its peer to find each other")
+    with running(model=str(small_model), scene_directory=str(folder)) as (_, peer):
         yield peer, Listed(peer)
-        assert node.alive() and "Traceback" not in node.output, node.output
-    finally:
-        node.close()
-        peer.close()
 
 
 @pytest.fixture

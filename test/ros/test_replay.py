@@ -137,6 +137,19 @@ def played(node: tuple[NodeProcess, Peer, list[Keyframes]], recording: Path, dis
     )
 
 
+def feed(intake: Intake, bag: Bag) -> Iterator[float]:
+    """Give an intake one message of a recording after another, and yield the time of each in seconds."""
+    streams = find_streams(bag)
+    for topic, time, message in bag.messages(streams.names):
+        if topic is streams.image:
+            intake.add_image(message, time / SECOND)
+        elif topic is streams.camera_info:
+            intake.add_camera_info(message)
+        else:
+            intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
+        yield time / SECOND
+
+
 def offline(recording: Path, model: Path) -> Outcome:
     """Return what the same admission and scene make of the recording without a node."""
     settings = Settings.from_values({"model": str(model), "device": "cpu", **VALUES})
@@ -159,15 +172,8 @@ def offline(recording: Path, model: Path) -> Outcome:
                 intake.admission.release(places.pop(view))
 
     with Bag(recording) as bag:
-        streams = find_streams(bag)
-        for topic, time, message in bag.messages(streams.names):
-            if topic is streams.image:
-                intake.add_image(message, time / SECOND)
-            elif topic is streams.camera_info:
-                intake.add_camera_info(message)
-            else:
-                intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
-            judge(time / SECOND)
+        for now in feed(intake, bag):
+            judge(now)
     judge(1e9)
     context = Context(settings, "map", intake.camera, engine.native_size, engine.patch_size)
     poses = [conversions.matrix_to_pose(T) for T in TARGETS]
@@ -200,17 +206,8 @@ def test_the_evaluation_of_a_recording_judges_as_the_node_does(recording: Path) 
     settings = Settings.from_values(VALUES)
     plain = Intake(settings, admit, Reports(lambda line: None))
     witnessed = ReplayIntake(settings, admit, Reports(lambda line: None))
-    chosen: list[list[int]] = [[], []]
     with Bag(recording) as bag:
-        streams = find_streams(bag)
-        for topic, time, message in bag.messages(streams.names):
-            for intake in (plain, witnessed):
-                if topic is streams.image:
-                    intake.add_image(message, time / SECOND)
-                elif topic is streams.camera_info:
-                    intake.add_camera_info(message)
-                else:
-                    intake.add_pose(message.header.stamp, message.header.frame_id, message.pose)
-            chosen[0] += [candidate.stamp for candidate in plain.poll(time / SECOND)]
-            chosen[1] += [d.candidate.stamp for d in witnessed.decide(time / SECOND) if d.keyframe]
-    assert chosen[0] == chosen[1] and len(chosen[0]) > 9
+        judged = [candidate.stamp for now in feed(plain, bag) for candidate in plain.poll(now)]
+    with Bag(recording) as bag:
+        decisions = [decision for now in feed(witnessed, bag) for decision in witnessed.decide(now)]
+    assert judged == [d.candidate.stamp for d in decisions if d.keyframe] and len(judged) > 9

@@ -24,6 +24,7 @@ from rig import (
     picture,
     pixels,
     pose_at,
+    running,
     wait_until,
 )
 from sensor_msgs.msg import PointCloud2
@@ -110,17 +111,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(small_model: Path, folder: Path) -> Iterator[Pair]:
-    node = NodeProcess(model=str(small_model), log_period=0.0, status_period=0.1, scene_directory=str(folder))
-    peer = Peer()
-    try:
-        node.wait_for("active")
-        wait_until(peer.connected, "the node and its peer to find each other")
-        yield node, peer
-        assert node.alive(), f"the node died:\n{node.output}"
-        assert "Traceback" not in node.output and "callback failed" not in node.output, node.output
-    finally:
-        node.close()
-        peer.close()
+    with running(model=str(small_model), log_period=0.0, scene_directory=str(folder)) as found:
+        yield found
 
 
 @pytest.fixture
