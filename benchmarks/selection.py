@@ -2,6 +2,7 @@
 
 ELVSM_TEST_DATA=FOLDER python benchmarks/selection.py --walk office --frames 0:200
 python benchmarks/selection.py --walk 1 --walk 2    # drawn walks, by their seeds
+ELVSM_TEST_DATA=FOLDER python benchmarks/selection.py --lpips   # FOLDER holds lpips/, too
 python benchmarks/selection.py --time               # how long choosing takes among many
 
 FOLDER holds office_walk/. Frames become keyframes as in the node; of the others, every few are rendered with each
@@ -16,7 +17,7 @@ import collections
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,57 +26,61 @@ from numpy.typing import NDArray
 
 import elvsm_core as ec
 from elvsm_core import keyframes
-from elvsm_core.rendering import SHORTLIST, Plan
+from elvsm_core.rendering import Plan
 
 DISTANCE, ANGLE = 0.15, float(np.deg2rad(10))
 FIRST = 4
 """Keyframes before the first render."""
 
-Stored = tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]
-"""Poses [n, 4, 4] and fx, fy, cx, cy [n, 4] of keyframes, oldest first, and their size."""
-Choose = Callable[[ec.Camera, Stored, int], list[int]]
+Choose = Callable[[ec.Camera, keyframes.Views, int], list[int]]
+"""Which rows of the keyframes, oldest first, are used for a target, so many at most."""
+Row = tuple[str, int, list[float], int]
+"""Variant, keyframes used, means of the metrics, frames."""
 
 
-def by_scene(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def by_scene(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
     """What the scene does."""
-    near = keyframes.closeness([target], stored[0])
-    return keyframes.select(keyframes.visibilities([target], *stored), near, count)
+    return keyframes.most_useful(keyframes.Targets.of([target]), stored, count).tolist()
 
 
-def by_overlap_alone(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def overlap(target: ec.Camera, stored: keyframes.Views) -> NDArray[np.float32]:
+    """Return how well each keyframe sees what the target looks at, [keyframes, points]."""
+    return keyframes.visibilities(keyframes.Targets.of([target]), stored)[:, 0]
+
+
+def by_overlap_alone(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
     """The views that see most of the target's field of view, whether or not others see the same."""
-    seen = keyframes.visibilities([target], *stored).reshape(len(stored[0]), -1).sum(1)
-    return np.argsort(-seen, kind="stable")[:count].tolist()
+    return np.argsort(-overlap(target, stored).sum(1), kind="stable")[:count].tolist()
 
 
-def by_distance(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def by_distance(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
     """The nearest camera centres."""
-    metres, _ = keyframes.differences(target.T_world_cam, stored[0])
+    metres, _ = keyframes.differences(target.T_world_cam, stored.T_world_cam)
     return np.argsort(metres, kind="stable")[:count].tolist()
 
 
-def by_angle(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def by_angle(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
     """The most similar orientations."""
-    _, radians = keyframes.differences(target.T_world_cam, stored[0])
+    _, radians = keyframes.differences(target.T_world_cam, stored.T_world_cam)
     return np.argsort(radians, kind="stable")[:count].tolist()
 
 
-def by_pose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def by_pose(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
     """The nearest poses: 15 cm count as much as 10 degrees."""
-    metres, radians = keyframes.differences(target.T_world_cam, stored[0])
+    metres, radians = keyframes.differences(target.T_world_cam, stored.T_world_cam)
     return np.argsort(metres / DISTANCE + radians / ANGLE, kind="stable")[:count].tolist()
 
 
-def by_recency(target: ec.Camera, stored: Stored, count: int) -> list[int]:
+def by_recency(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
     """The newest."""
-    return list(range(len(stored[0])))[::-1][:count]
+    return list(range(len(stored)))[::-1][:count]
 
 
 def diverse(own: float) -> Choose:
     """Greedy overlap alone, with a share for what a view sees by itself."""
 
-    def choose(target: ec.Camera, stored: Stored, count: int) -> list[int]:
-        seen = keyframes.visibilities([target], *stored).reshape(len(stored[0]), -1)
+    def choose(target: ec.Camera, stored: keyframes.Views, count: int) -> list[int]:
+        seen = overlap(target, stored)
         best, chosen = np.zeros(seen.shape[1]), []
         for _ in range(min(count, len(seen))):
             gain = np.maximum(seen - best, 0).sum(1) + own * seen.sum(1)
@@ -123,12 +128,27 @@ def drawn(seed: int, count: int, size: tuple[int, int]) -> Iterator[tuple[NDArra
         yield images[0, 0].permute(1, 2, 0).contiguous().numpy(), camera
 
 
-class Measurement:
-    """Scores of renders by (variant, number of keyframes): PSNR and SSIM against the held-out frame."""
+Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+METRICS: dict[str, Metric] = {"psnr_db": ec.metrics.psnr, "ssim": ec.metrics.ssim, "lpips": ec.metrics.lpips}
 
-    def __init__(self, model: ec.EfficientLVSM, variants: list[str], counts: list[int], every: int):
+
+class Measurement:
+    """Scores of renders by (variant, number of keyframes): METRICS against the held-out frame.
+
+    metrics: which ones. every: so many of the frames that are no keyframes are passed over for one that counts.
+    """
+
+    def __init__(
+        self,
+        model: ec.EfficientLVSM,
+        variants: list[str],
+        counts: list[int],
+        every: int,
+        metrics: Sequence[str] = ("psnr_db", "ssim"),
+    ) -> None:
         self._model, self._variants, self._counts, self._every = model, variants, counts, every
-        self.scores: dict[tuple[str, int], list[tuple[float, float]]] = collections.defaultdict(list)
+        self.metrics = list(metrics)
+        self.scores: dict[tuple[str, int], list[list[float]]] = collections.defaultdict(list)
 
     def walk(self, frames: Iterator[tuple[NDArray[np.uint8], ec.Camera]], afterwards: bool) -> str:
         """Go along a walk once; returns a line about it."""
@@ -150,35 +170,34 @@ class Measurement:
 
     def _score(self, scene: ec.Scene, image: NDArray[np.uint8], camera: ec.Camera, own_frame: bool) -> None:
         ids = scene.views
-        kept = [scene.keyframe(view).camera for view in ids]
-        stored = scene.poses, np.array([c.fxfycxcy for c in kept]), scene.image_size
+        stored = keyframes.Views.of([scene.keyframe(view).camera for view in ids])
         place, frame = camera.T_world_cam[None], None
         own_frame = own_frame or scene.plan([camera], 1).frame is not None  # out of the range of the scene's
         truth = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-        known: dict[tuple[int, ...], tuple[float, float]] = {}
-        for name in self._variants:
+        known: dict[tuple[int, ...], list[float]] = {}
+        for variant in self._variants:
             for count in self._counts:
-                views = tuple(sorted(ids[row] for row in VARIANTS[name](camera, stored, count)))
+                views = tuple(sorted(ids[row] for row in VARIANTS[variant](camera, stored, count)))
                 if views not in known:
                     if own_frame:
                         poses = np.stack([scene.keyframe(view).camera.T_world_cam for view in views])
                         frame = ec.FramePolicy().frame_for(poses, place)
                     out = scene.render_tensor([camera], plan=Plan(views, frame)).clamp(0, 1).cpu()
-                    known[views] = float(ec.metrics.psnr(out, truth)), float(ec.metrics.ssim(out, truth))
-                self.scores[name, count].append(known[views])
+                    known[views] = [float(METRICS[name](out, truth)) for name in self.metrics]
+                self.scores[variant, count].append(known[views])
 
-    def table(self) -> list[tuple[str, int, float, float, int]]:
-        """Return variant, keyframes used, mean PSNR (dB), mean SSIM, frames."""
+    def table(self) -> list[Row]:
+        """Return the means."""
         return [
-            (name, count, *(float(v) for v in np.mean(values, axis=0)), len(values))
-            for (name, count), values in self.scores.items()
+            (variant, count, np.mean(values, axis=0).tolist(), len(values))
+            for (variant, count), values in self.scores.items()
         ]
 
 
-def draw(path: Path, rows: list[tuple[str, int, float, float, int]], counts: list[int]) -> None:
-    """Write a chart of PSNR against the number of keyframes, on a logarithmic axis, as SVG."""
+def draw(path: Path, rows: list[Row], counts: list[int]) -> None:
+    """Write a chart of the first metric, PSNR, against the number of keyframes, on a logarithmic axis, as SVG."""
     width, height, left, bottom = 640, 300, 50, 40
-    values = [row[2] for row in rows]
+    values = [row[2][0] for row in rows]
     low, high = np.floor(min(values)), np.ceil(max(values))
     colours = [
         "#0072b2",
@@ -212,31 +231,36 @@ def draw(path: Path, rows: list[tuple[str, int, float, float, int]], counts: lis
     out.append(f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})">PSNR, dB</text>')
     for index, name in enumerate(dict.fromkeys(row[0] for row in rows)):
         colour = colours[index % len(colours)]
-        points = " ".join(at(row[1], row[2]) for row in rows if row[0] == name)
+        points = " ".join(at(row[1], row[2][0]) for row in rows if row[0] == name)
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         out.append(f'<text x="{width - 178}" y="{30 + 18 * index}" fill="{colour}">{name}</text>')
     path.write_text("\n".join([*out, "</svg>"]) + "\n")
 
 
-def choosing_time(count: int, targets: int, repeats: int = 50) -> float:
-    """Return the median milliseconds of choosing 8 of `count` random keyframes for some targets, as a scene does."""
+def choosing_time(count: int, targets: int, step: float | None, repeats: int = 200) -> float:
+    """Return the median milliseconds of choosing 8 of `count` random keyframes for some targets, as a scene does.
+
+    step: metres between the targets, which look the same way; None: they are anywhere, as the keyframes.
+    """
     rng = np.random.default_rng(0)
 
-    def poses(number: int) -> NDArray[np.float64]:
+    def cameras(number: int) -> list[ec.Camera]:
         T = np.tile(np.eye(4), (number, 1, 1))
         yaw = rng.uniform(0, 2 * np.pi, number)
         T[:, 0, 0], T[:, 0, 2], T[:, 2, 0], T[:, 2, 2] = np.cos(yaw), np.sin(yaw), -np.sin(yaw), np.cos(yaw)
         T[:, :3, 3] = rng.uniform(0, 50, (number, 3)) * [1, 0.1, 1]
-        return T
+        return [ec.Camera(200, 200, 128, 128, 256, 256, pose) for pose in T]
 
-    stored, fxfycxcy = poses(count), np.tile([200.0, 200, 128, 128], (count, 1))
-    wanted = [ec.Camera(200, 200, 128, 128, 256, 256, T) for T in poses(targets)]
+    stored, wanted = keyframes.Views.of(cameras(count)), cameras(targets)
+    if step is not None:
+        first = wanted[0].T_world_cam
+        shifts = np.zeros((targets, 4, 4))
+        shifts[:, 0, 3] = step * np.arange(targets)
+        wanted = [wanted[0].at(first + shift) for shift in shifts]
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        rows = keyframes.shortlist(wanted, stored, SHORTLIST)
-        seen = keyframes.visibilities(wanted, stored[rows], fxfycxcy[rows], (256, 256))
-        keyframes.select(seen, keyframes.closeness(wanted, stored[rows]), 8)
+        keyframes.most_useful(keyframes.Targets.of(wanted), stored, 8)
         times.append((time.perf_counter() - start) * 1e3)
     return float(np.median(times))
 
@@ -261,6 +285,7 @@ def main() -> None:
     parser.add_argument(
         "--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME"
     )
+    parser.add_argument("--lpips", action="store_true", help="LPIPS (VGG) as well, which takes a while")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path, help="an SVG")
     parser.add_argument(
@@ -269,22 +294,32 @@ def main() -> None:
     args = parser.parse_args()
     if args.time:
         for count in (100, 1000, 10_000):
-            one, eight = (choosing_time(count, targets) for targets in (1, 8))
-            print(f"8 of {count:6} keyframes: {one:.2f} ms for one target, {eight:.2f} ms for eight")
+            one, row, apart = (choosing_time(count, *kind) for kind in ((1, None), (8, 0.1), (8, None)))
+            print(
+                f"8 of {count:6} keyframes: {one:.3f} ms for one target, {row:.3f} ms for eight in a row, "
+                f"{apart:.3f} ms for eight anywhere"
+            )
         return
     model = ec.load_model(args.model, device=args.device)
     size = model.config.image_size
-    measurement = Measurement(model, args.variants, args.views, args.every)
+    metrics = list(METRICS)[: 3 if args.lpips else 2]
+    measurement = Measurement(model, args.variants, args.views, args.every, metrics)
     for name in args.walk or ["office"]:
         frames = office(args.frames, size) if name == "office" else drawn(int(name), args.frames.stop, size)
         print(f"walk {name}: {measurement.walk(frames, args.afterwards)}", flush=True)
     rows = measurement.table()
     for name in args.variants:
-        cells = [f"{psnr:6.2f} {ssim:.3f}" for variant, _, psnr, ssim, _ in rows if variant == name]
+        cells = [
+            f"{psnr:6.2f} " + " ".join(f"{v:.3f}" for v in rest)
+            for own, _, (psnr, *rest), _ in rows
+            if own == name
+        ]
         print(f"{name:24}" + "   ".join(cells))
     if args.csv:
         with args.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([("variant", "keyframes", "psnr_db", "ssim", "frames"), *rows])
+            writer = csv.writer(file)
+            writer.writerow(["variant", "keyframes", *metrics, "frames"])
+            writer.writerows([name, count, *means, frames] for name, count, means, frames in rows)
     if args.plot:
         draw(args.plot, rows, args.views)
 

@@ -1,10 +1,13 @@
 """Decisions about keyframes: pure functions on poses.
 
-Poses are T_world_cam, [n, 4, 4] float64, metres, optical axes.
+Poses are T_world_cam, [n, 4, 4] float64, metres, optical axes. What chooses views for a request runs before every
+render: at its sizes a call of numpy costs more than what it computes, hence few calls on single precision.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +23,10 @@ SAMPLE_GRID = 3
 """Points across the image, each way."""
 NEAR_DISTANCE, NEAR_ANGLE = 0.6, float(np.deg2rad(40))
 """Metres and radians over which views come to differ."""
+SHORTLIST = (32, 64)
+"""Stored views that are looked at closely when the most useful ones are chosen: four for each, within these."""
+MANY = 2000
+"""Stored views from which on it pays to find out first which ones can be among the best for several targets."""
 
 
 def differences(T_world_cam: ArrayLike, stored: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -59,105 +66,217 @@ def admit(T_world_cam: ArrayLike, stored: ArrayLike, distance: float, angle: flo
     return nearest(T_world_cam, stored, distance, angle)[1] >= 1.0
 
 
-def shortlist(targets: Sequence[Camera], stored: Poses, count: int) -> NDArray[np.int64]:
-    """Return the indices, increasing, of the stored poses that may be useful for any target, at most `count`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Targets:
+    """The cameras of a request as arrays, made once for all that has to be found out about them.
 
-    A cheap look at thousands of poses before `visibilities` has a close one: two metres of distance count as
-    much as 60 degrees between the viewing directions.
+    T_world_cam [m, 4, 4] float64. points [m, 3, p] float64: what is looked at, metres from each camera's centre
+    along the world's axes. distances [m, p] float64: how far away it is.
     """
-    if len(stored) <= count:
-        return np.arange(len(stored))
-    poses = np.stack([target.T_world_cam for target in targets])
-    # Squares multiplied out, from an origin nearby: one matrix product, where differences would fill memory.
-    origin = poses[:, :3, 3].mean(0)
-    here, there = poses[:, :3, 3] - origin, stored[:, :3, 3] - origin
-    squares = (here**2).sum(1)[:, None] + (there**2).sum(1) - 2 * here @ there.T
-    cost = np.sqrt(np.maximum(squares, 0)) / 2 - 2 * poses[:, :3, 2] @ stored[:, :3, 2].T
-    best = cost.min(axis=0)
-    # Half of the places are shared out evenly, so that no target of a request is left without views.
-    share = max(1, count // (2 * len(targets)))
-    best[np.argpartition(cost, share - 1, axis=1)[:, :share]] = -np.inf
-    return np.sort(np.argpartition(best, count - 1)[:count])
+
+    T_world_cam: Poses
+    points: NDArray[np.float64]
+    distances: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, cameras: Sequence[Camera]) -> Targets:
+        """Look SAMPLE_DEPTHS metres ahead, at SAMPLE_GRID points across the image each way."""
+        poses = np.array([camera.T_world_cam for camera in cameras])
+        samples = [_samples(*camera.fxfycxcy, camera.width, camera.height) for camera in cameras]
+        points = poses[:, :3, :3] @ np.array([local for local, _ in samples])
+        return cls(poses, points, np.array([distances for _, distances in samples]))
+
+    def __len__(self) -> int:
+        return len(self.T_world_cam)
 
 
-def frustum_points(cameras: Sequence[Camera], depths: Sequence[float] = SAMPLE_DEPTHS) -> NDArray[np.float64]:
-    """Return world points [n, g·g·len(depths), 3], spread over each camera's image and `depths` metres."""
-    fx, fy, cx, cy, width, height = np.array([(*c.fxfycxcy, c.width, c.height) for c in cameras]).T[..., None]
+@functools.lru_cache(maxsize=256)
+def _samples(
+    fx: float, fy: float, cx: float, cy: float, width: int, height: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return points [3, p] in a camera's axes and their distances [p], metres; not to be written to."""
     steps = (np.arange(SAMPLE_GRID) + 0.5) / SAMPLE_GRID
-    u, v, z = (grid.ravel() for grid in np.meshgrid(steps, steps, depths, indexing="ij"))
-    local = np.stack(
-        [(u * width - cx) / fx * z, (v * height - cy) / fy * z, np.broadcast_to(z, (len(fx), len(z)))], -1
-    )
-    poses = np.stack([camera.T_world_cam for camera in cameras])
-    return local @ poses[:, :3, :3].transpose(0, 2, 1) + poses[:, None, :3, 3]
+    u, v, z = (grid.ravel() for grid in np.meshgrid(steps, steps, SAMPLE_DEPTHS, indexing="ij"))
+    points = np.stack([(u * width - cx) / fx * z, (v * height - cy) / fy * z, z])
+    return points, np.linalg.norm(points, axis=0)
 
 
-def visibilities(
-    targets: Sequence[Camera], T_world_cam: Poses, fxfycxcy: NDArray[np.float64], size: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Return how well each of n views sees the points that each target looks at, [n, targets, points].
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """Stored views as arrays.
+
+    T_world_cam [n, 4, 4] float64. numbers [12, n] float64: of each view its centre, metres, and three vectors that
+    take the z, x and y of its image from what lies in a direction of the world: z is the depth, and x/z and y/z go
+    from -1 to 1 across the image.
+    """
+
+    T_world_cam: Poses
+    numbers: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, cameras: Sequence[Camera]) -> Views:
+        """Make them of the views' cameras."""
+        poses = np.array([camera.T_world_cam for camera in cameras])
+        fx, fy, cx, cy = np.array([camera.fxfycxcy for camera in cameras]).T
+        height, width = np.array([camera.size for camera in cameras]).T
+        x, y, z, centres = poses[:, :3].transpose(2, 1, 0)
+        x, y = (2 * fx * x + (2 * cx - width) * z) / width, (2 * fy * y + (2 * cy - height) * z) / height
+        return cls(poses, np.ascontiguousarray(np.vstack([centres, z, x, y])))
+
+    def __len__(self) -> int:
+        return len(self.T_world_cam)
+
+    def __getitem__(self, rows: Sequence[int] | NDArray[np.int64]) -> Views:
+        return Views(self.T_world_cam[rows], self.numbers.take(rows, axis=1))
+
+
+def most_useful(targets: Targets, views: Views, max_views: int) -> NDArray[np.int64]:
+    """Return the indices, increasing, of the views to render targets from, at most `max_views`."""
+    least, most = SHORTLIST
+    rows = shortlist(targets, views, max(max_views, min(max(4 * max_views, least), most)))
+    if len(rows) <= max_views:
+        return rows
+    closer = views[rows]
+    return np.sort(rows[select(visibilities(targets, closer), closeness(targets, closer), max_views)])
+
+
+def shortlist(targets: Targets, views: Views, count: int) -> NDArray[np.int64]:
+    """Return the indices, increasing, of the views that may be useful for any target, at most `count`.
+
+    A cheap look at thousands of views before `visibilities` has a close one: two metres of distance count as much
+    as 60 degrees between the viewing directions. Half of the indices are shared out evenly, so that no target of a
+    request is left without views.
+    """
+    n, m = len(views), len(targets)
+    if n <= count:
+        return np.arange(n)
+    wanted, stored = targets.T_world_cam[:, :3, (3, 2)].transpose(2, 1, 0).reshape(6, m), views.numbers[:6]
+    rows = _around(wanted, stored, count) if m > 1 and n > MANY else None
+    cost = _costs(wanted, stored if rows is None else stored.take(rows, axis=1))
+    best = cost.min(axis=0)
+    if m > 1:
+        for _ in range(max(1, count // (2 * m))):
+            first = cost.argmin(axis=1)
+            best[first] = -np.inf
+            cost[np.arange(m), first] = np.inf
+    few = _lowest(best, count)
+    return few if rows is None else rows[few]
+
+
+def _costs(wanted: NDArray[np.float64], stored: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return how little n views promise for m targets, [m, n]: half the metres between them, minus 2 cos.
+
+    Both are centres and viewing directions, [6, m] and [6, n].
+    """
+    # From an origin nearby, so that what is multiplied out keeps its digits.
+    origin = wanted[:3, :1]
+    here, there = (wanted[:3] - origin).astype(np.float32), (stored[:3] - origin).astype(np.float32)
+    cost = (-2 * here.T) @ there
+    cost += np.einsum("in,in->n", there, there)
+    cost += np.einsum("im,im->m", here, here)[:, None]
+    np.sqrt(np.abs(cost, out=cost), out=cost)
+    cost *= np.float32(0.5)
+    cost -= (2 * wanted[3:].T).astype(np.float32) @ stored[3:].astype(np.float32)
+    return cost
+
+
+def _around(wanted: NDArray[np.float64], stored: NDArray[np.float64], count: int) -> NDArray[np.int64] | None:
+    """Return the indices of all views that can be among the `count` best for any target; None: of most."""
+    mean = wanted.mean(axis=1, keepdims=True)
+    cost = _costs(mean, stored)[0]
+    # No target's costs differ by more from those of the mean.
+    metres, turned = np.sqrt(np.square(wanted - mean).reshape(2, 3, -1).sum(axis=1))
+    slack = np.float32((metres / 2 + 2 * turned).max())
+    rows = np.flatnonzero(cost <= np.partition(cost, count - 1)[count - 1] + 2 * slack)
+    return rows if len(rows) < stored.shape[1] // 2 else None
+
+
+def _lowest(cost: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the indices, increasing, of the `count` lowest; of equal ones the first."""
+    rows = np.flatnonzero(cost <= np.partition(cost, count - 1)[count - 1])
+    if len(rows) > count:
+        rows = np.sort(rows[np.argsort(cost[rows], kind="stable")[:count]])
+    return rows
+
+
+def visibilities(targets: Targets, views: Views) -> NDArray[np.float32]:
+    """Return how well each of n views sees the points that each target looks at, [n, m, p].
 
     In [0, 1]: 0 outside of the view's frustum, and less the larger the angle between the lines of sight
-    (0.6 at 20 degrees, 0.06 at 45) and the farther away the view is. The points are `frustum_points` of the
-    targets; T_world_cam [n, 4, 4] and fxfycxcy [n, 4] are of the views, size (height, width) pixels is that of
-    all of them. Occlusion is not known and not considered.
+    (0.6 at 20 degrees, 0.06 at 45: cos^8) and the farther away the view is (in proportion, from the target's
+    distance on). Occlusion is not known and not considered. Targets do not depend on each other.
     """
-    n, m = len(T_world_cam), len(targets)
-    origins = np.stack([target.T_world_cam[:3, 3] for target in targets])
-    # From an origin nearby, so that what is multiplied out below keeps its digits.
-    shift = origins.mean(0)
-    points = frustum_points(targets)
-    sight = (points - origins[:, None]).reshape(-1, 3)
-    flat, centres = points.reshape(-1, 3) - shift, T_world_cam[:, :3, 3] - shift
-    axes = T_world_cam[:, :3, :3].transpose(0, 2, 1)
-    x, y, z = ((axes.reshape(-1, 3) @ flat.T).reshape(n, 3, -1) - axes @ centres[..., None]).transpose(
-        1, 0, 2
-    )
-    ahead = z > 1e-6
-    inverse = 1 / np.where(ahead, z, 1.0)
-    fx, fy, cx, cy = fxfycxcy.T[..., None]
-    u, v = fx * x * inverse + cx, fy * y * inverse + cy
-    inside = ahead & (u >= 0) & (v >= 0) & (u <= size[1]) & (v <= size[0])
-    from_target = np.sqrt((sight**2).sum(1)) + 1e-9
-    from_view = np.sqrt(x * x + y * y + z * z) + 1e-9
-    cosine = ((flat * sight).sum(1) - centres @ sight.T) / (from_view * from_target)
-    agreement = np.square(np.square(np.square(np.clip(cosine, 0, 1))))
-    return (inside * agreement * np.minimum(1, from_target / from_view)).reshape(n, m, -1)
+    n, (m, _, p) = len(views), targets.points.shape
+    # From each target's own centre, so that single precision is enough wherever they are.
+    centres = views.numbers[:3] - targets.T_world_cam[:, :3, 3:]
+    vectors = views.numbers[3:].reshape(3, 3, n)
+    # All is linear in (point, 1, squared distance) and made relative to the squared distance from the target.
+    squares = np.square(targets.distances)[:, None]
+    columns = np.empty((m, 5, p), dtype=np.float32)
+    columns[:, :3], columns[:, 3:4], columns[:, 4] = targets.points / squares, 1 / squares, 1
+    image = np.empty((m, 4, 3, n), dtype=np.float32)
+    image[:, :3], image[:, 3] = vectors.swapaxes(0, 1), -np.einsum("kin,min->mkn", vectors, centres)
+    z, x, y = (image.reshape(m, 4, 3 * n).swapaxes(1, 2) @ columns[:, :4]).reshape(m, 3, n, p).swapaxes(0, 1)
+    inside = np.maximum(np.abs(x, out=x), np.abs(y, out=y), out=x) <= z
+    # Lines of sight from target and view: their product, and the squared length of the latter.
+    sight = np.empty((m, 5, n), dtype=np.float32)
+    sight[:, :3], sight[:, 3], sight[:, 4] = -centres, 0, 1
+    product = sight.swapaxes(1, 2) @ columns
+    sight[:, :3] *= 2
+    sight[:, 3] = np.einsum("min,min->mn", centres, centres)
+    far = sight.swapaxes(1, 2) @ columns
+    inside &= product > 0
+    product *= product
+    np.maximum(far, product, out=far)
+    far += np.float32(1e-12)
+    product /= far
+    product *= product
+    product *= product
+    np.maximum(far, np.ones_like(far), out=far)
+    product /= np.sqrt(far, out=far)
+    seen = np.empty((n, m, p), dtype=np.float32)
+    np.multiply(product, inside, out=seen.swapaxes(0, 1))
+    return seen
 
 
-def closeness(targets: Sequence[Camera], T_world_cam: Poses) -> NDArray[np.float64]:
-    """Return how near n views are to each target in pose, [n, targets]: 1 at the same pose.
+def closeness(targets: Targets, views: Views) -> NDArray[np.float64]:
+    """Return how near n views are to each target in pose, [n, m]: 1 at the same pose.
 
     1/e at 60 cm or 40 degrees away, or half of each. Neighbours show surfaces as the target sees them, whatever
     stands in front of them, and views that are near each other fill the range that the model knows.
     """
-    pairs = [differences(target.T_world_cam, T_world_cam) for target in targets]
-    metres, radians = (np.stack(column, axis=1) for column in zip(*pairs, strict=True))
+    apart = views.numbers[:3] - targets.T_world_cam[:, :3, 3:]
+    metres = np.sqrt(np.einsum("min,min->nm", apart, apart))
+    stored, wanted = (poses[:, :3, :3].reshape(-1, 9) for poses in (views.T_world_cam, targets.T_world_cam))
+    radians = np.arccos(np.clip((stored @ wanted.T - 1) / 2, -1, 1))
     return np.exp(-metres / NEAR_DISTANCE - radians / NEAR_ANGLE)
 
 
-def select(seen: NDArray[np.float64], near: NDArray[np.float64], max_views: int) -> list[int]:
+def select(seen: NDArray[np.float32], near: NDArray[np.float64], max_views: int) -> list[int]:
     """Choose the most useful views for a set of targets, best first.
 
     seen [views, targets, points] from `visibilities`, near [views, targets] from `closeness`. Greedy: every step
     takes the view that adds most to what the chosen ones see best, and, a tenth as much each, the one that sees
     most by itself and the one whose pose is nearest. Returns at most max_views indices.
     """
-    flat = seen.reshape(len(seen), -1)
-    own = 0.1 * (flat.sum(1) + seen.shape[2] * near.sum(1))
-    best = np.zeros(flat.shape[1])
+    # What each view would add to the chosen ones, point by point.
+    more = seen.reshape(len(seen), -1).copy()
+    ones, zeros = np.ones(more.shape[1], dtype=np.float32), np.zeros_like(more)
+    gain = more @ ones
+    own = 0.1 * (gain + seen.shape[2] * near.sum(1))
     chosen: list[int] = []
-    for _ in range(min(max_views, len(flat))):
-        gain = np.maximum(flat - best, 0).sum(1) + own
-        gain[chosen] = -1
-        index = int(gain.argmax())
-        chosen.append(index)
-        best = np.maximum(best, flat[index])
+    for left in reversed(range(min(max_views, len(seen)))):
+        chosen.append(int((gain + own).argmax()))
+        if left:
+            own[chosen[-1]] = -np.inf
+            more -= more[chosen[-1]].copy()
+            np.maximum(more, zeros, out=more)
+            gain = more @ ones
     return chosen
 
 
-def support(seen: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return per target which share of its frustum points the used views see, [targets] in [0, 1].
+def support(seen: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return per target which share of its points the used views see, [targets] in [0, 1].
 
     seen [views, targets, points] of the views used. 0 tells that a render is invention.
     """

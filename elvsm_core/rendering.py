@@ -14,9 +14,6 @@ from .engine import Pending
 from .frame import SceneFrame
 from .store import KeyframeStore
 
-SHORTLIST = 64
-"""Keyframes that are looked at closely when the most useful ones for a request are chosen."""
-
 Support = Callable[[], NDArray[np.float32]]
 """Computes the support of a request's targets; called while the device is at work, because it takes time."""
 
@@ -71,29 +68,19 @@ def check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
         raise SceneError("all cameras of one request must have the same size: split the request")
 
 
-def choose(
-    store: KeyframeStore, cameras: Sequence[Camera], limit: int, size: tuple[int, int]
-) -> tuple[list[int], Support]:
-    """Return the ids of the keyframes that serve a request best, at most `limit`, and their support.
-
-    size: (height, width) of the keyframes' images.
-    """
-    rows = keyframes.shortlist(cameras, store.poses, max(SHORTLIST, limit))
-    poses, fxfycxcy = store.poses[rows], store.fxfycxcy[rows]
-
-    def look() -> NDArray[np.float64]:
-        return keyframes.visibilities(cameras, poses, fxfycxcy, size)
-
-    if len(rows) <= limit:
-        return store.ids[rows].tolist(), lambda: keyframes.support(look())
-    seen = look()
+def choose(store: KeyframeStore, cameras: Sequence[Camera], limit: int) -> tuple[list[int], Support]:
+    """Return the ids of the keyframes that serve a request best, at most `limit`, and their support."""
+    targets = keyframes.Targets.of(cameras)
     # In order of age, so that the sums run in the order of a fresh scene with these views.
-    chosen = sorted(keyframes.select(seen, keyframes.closeness(cameras, poses), limit))
-    return store.ids[rows][chosen].tolist(), lambda: keyframes.support(seen[chosen])
+    rows = keyframes.most_useful(targets, store.views, limit)
+    used = store.views[rows]
+    return store.ids[rows].tolist(), lambda: _support(targets, used)
 
 
-def support_by(used: Sequence[Camera], cameras: Sequence[Camera], size: tuple[int, int]) -> Support:
+def support_by(used: Sequence[Camera], cameras: Sequence[Camera]) -> Support:
     """Return the support of targets by keyframes that were chosen before."""
-    poses = np.stack([camera.T_world_cam for camera in used])
-    fxfycxcy = np.array([camera.fxfycxcy for camera in used])
-    return lambda: keyframes.support(keyframes.visibilities(cameras, poses, fxfycxcy, size))
+    return lambda: _support(keyframes.Targets.of(cameras), keyframes.Views.of(used))
+
+
+def _support(targets: keyframes.Targets, used: keyframes.Views) -> NDArray[np.float32]:
+    return keyframes.support(keyframes.visibilities(targets, used))

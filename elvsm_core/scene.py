@@ -327,7 +327,7 @@ class Scene:
         check_request(cameras, max_views)
         with self._lock:
             self._check_filled()
-            views, _ = choose(self._keyframes, cameras, self._limit(max_views), self.image_size)
+            views, _ = choose(self._keyframes, cameras, self._limit(max_views))
             return Plan(tuple(views), self._frame_for(views, cameras))
 
     def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
@@ -372,12 +372,12 @@ class Scene:
             self._check_filled()
             while True:
                 if plan is None:
-                    views, support = choose(self._keyframes, cameras, self._limit(max_views), self.image_size)
+                    views, support = choose(self._keyframes, cameras, self._limit(max_views))
                     used = Plan(tuple(views), self._frame_for(views, cameras))
                 else:
                     views, used = list(plan.views), plan
                     cameras_used = [self.keyframe(view).camera for view in views]
-                    support = support_by(cameras_used, cameras, self.image_size)
+                    support = support_by(cameras_used, cameras)
                 try:
                     frame, slots = self._slots(used)
                     images = render(slots, camera_numbers(cameras, frame), cameras[0].size)

@@ -23,7 +23,7 @@ class KeyframeStore:
         self._keyframes: dict[int, Keyframe] = {}
         self._ids = np.zeros(64, dtype=np.int64)
         self._poses = np.zeros((64, 4, 4))
-        self._fxfycxcy = np.zeros((64, 4))
+        self._numbers = np.zeros((12, 64))  # of keyframes.Views
         # For eviction: the nearest newer keyframe of each, and how different it is.
         self._nearest = np.full(64, -1, dtype=np.int64)
         self._difference = np.full(64, np.inf)
@@ -52,17 +52,18 @@ class KeyframeStore:
         return self._poses[: len(self)]
 
     @property
-    def fxfycxcy(self) -> NDArray[np.float64]:
-        """[n, 4] pixels; not to be written to, valid until the next change."""
-        return self._fxfycxcy[: len(self)]
+    def views(self) -> keyframes.Views:
+        """All of them as arrays; not to be written to, valid until the next change."""
+        return keyframes.Views(self.poses, self._numbers[:, : len(self)])
 
     def add(self, view: int, keyframe: Keyframe) -> None:
         """Add a keyframe under an id larger than all others."""
         n = len(self)
         if n == len(self._ids):
-            for name in ("_ids", "_poses", "_fxfycxcy", "_nearest", "_difference"):
+            for name in ("_ids", "_poses", "_nearest", "_difference"):
                 array = getattr(self, name)
                 setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+            self._numbers = np.concatenate([self._numbers, np.zeros_like(self._numbers)], axis=1)
         self._keyframes[view] = keyframe
         self._ids[n] = view
         self._nearest[n], self._difference[n] = -1, np.inf
@@ -74,7 +75,7 @@ class KeyframeStore:
         del self._keyframes[view]
         n = len(self)
         row = int(np.searchsorted(self._ids[: n + 1], view))
-        for array in (self._ids, self._poses, self._fxfycxcy, self._nearest, self._difference):
+        for array in (self._ids, self._poses, self._numbers.T, self._nearest, self._difference):
             array[row:n] = array[row + 1 : n + 1]
         for orphan in np.flatnonzero(self._nearest[:n] == view):
             self._compare_newer(int(orphan))
@@ -109,7 +110,7 @@ class KeyframeStore:
 
     def _write(self, row: int, keyframe: Keyframe) -> None:
         self._poses[row] = keyframe.camera.T_world_cam
-        self._fxfycxcy[row] = keyframe.camera.fxfycxcy
+        self._numbers[:, row] = keyframes.Views.of([keyframe.camera]).numbers[:, 0]
 
     def _differences(self, row: int, others: slice) -> NDArray[np.float64]:
         return keyframes.difference(self._poses[row], self._poses[others], DISTANCE, ANGLE)

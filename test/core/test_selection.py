@@ -51,7 +51,7 @@ def test_what_the_scene_does_is_scored_as_its_own_renders(script, tiny_model, af
     measurement = script.Measurement(tiny_model, ["scene", "recency"], [1, 3], every=2)
     walk = frames(24)
     assert measurement.walk(iter(walk), afterwards) == "8 keyframes, 5 frames rendered"
-    rows = {(name, count): (psnr, ssim, number) for name, count, psnr, ssim, number in measurement.table()}
+    rows = {(name, count): (*means, number) for name, count, means, number in measurement.table()}
     assert rows.keys() == {(name, count) for name in ("scene", "recency") for count in (1, 3)}
     if not afterwards:  # the same by hand
         scene, scores, held_out = ec.Scene(tiny_model), [], 0

@@ -54,7 +54,9 @@ def test_arrays_and_redundancy_follow_any_sequence_of_changes():
         assert store.ids.tolist() == list(mirror) and len(store) == len(mirror)
         if step % 20 == 0:
             np.testing.assert_array_equal(store.poses, [k.camera.T_world_cam for k in mirror.values()])
-            np.testing.assert_array_equal(store.fxfycxcy, [k.camera.fxfycxcy for k in mirror.values()])
+            expected = keyframes.Views.of([k.camera for k in mirror.values()])
+            np.testing.assert_array_equal(store.views.numbers, expected.numbers)
+            np.testing.assert_array_equal(store.views.T_world_cam, expected.T_world_cam)
             assert store.items() == mirror
             if len(store) > 8:
                 assert store.most_redundant(protect=4) == redundant_by_definition(store, 4)
