@@ -16,7 +16,7 @@ from typing import Any
 
 from elvsm_ros.bag_reader import SECOND, TF, Bag, BagError, Topic, message_class
 from elvsm_ros.bag_tf import POSE_TOPIC, Ends, PosesFromTf, open_tf
-from elvsm_ros.option_types import positive
+from elvsm_ros.command_line import positive
 
 QUEUE = 100
 """Messages per topic that are kept for listeners that are behind."""

@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--checkpoint", default="demo", help="'demo', a .safetensors or a .pt file")
+    add("--checkpoint", default="demo", help="'demo', 'efficient-lvsm-256', a .safetensors or a .pt file")
     add(
         "--data",
         default="procedural",

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from elvsm_ros.option_types import at_least, positive
+from elvsm_ros.command_line import HelpFormatter, add_model, add_topics, at_least, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         prog="elvsm_demo",
         description="Play a camera walk into the node and report how well it renders held-out views. Without "
         "a recording, a walk through a room is drawn first.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -57,8 +57,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         metavar="FOLDER",
         help="where report, video and drawn walk go",
     )
-    add("--model", default="demo", help="'demo' (bundled) or the path of a .safetensors or .pt file")
-    add("--device", default="auto", help="PyTorch device of the node")
+    add_model(parser)
     add("--rate", type=positive, default=1.0, help="speed of playing, times real time")
     add(
         "--seconds",
@@ -79,11 +78,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         metavar="SECONDS",
         help="time of the walk between two held-out views",
     )
-    add("--image-topic", help="Image or CompressedImage topic, where the recording has several")
-    add("--camera-info-topic", help="CameraInfo topic, where the recording has several")
-    add("--pose-topic", help="topic of poses, Odometry or TF, where the recording has several")
-    add("--world-frame", default="", metavar="FRAME", help="with TF: frame of the map (map, or the root)")
-    add("--camera-frame", default="", metavar="FRAME", help="with TF: optical frame (the images' frame_id)")
+    add_topics(parser)
     add(
         "--body-to-camera",
         type=float,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elvsm_ros.option_types import at_least, positive
+from elvsm_ros.command_line import HelpFormatter, add_model, add_topics, at_least, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         "frames that did not become keyframes are rendered: from what had been seen before each (online), and from "
         "everything (offline), beside two baselines. Exit status: 0 evaluated, 1 nothing was held out, 2 the "
         "recording or the command line cannot be used, or only a part of the recording.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -62,8 +62,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         help="where index.html, frames.csv, results.json and video.mp4 go",
     )
     add("--json", type=Path, metavar="FILE", help="write the results there as well")
-    add("--model", default="demo", help="'demo' (bundled) or the path of a .safetensors or .pt file")
-    add("--device", default="auto", help="PyTorch device")
+    add_model(parser)
     add(
         "--frames",
         type=at_least(1),
@@ -115,11 +114,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--rate", type=positive, default=1.0, help="with --through-node: speed of playing, times real time")
     add("--domain", type=int, help="with --through-node: ROS_DOMAIN_ID; none: one that nobody uses")
     add("--no-video", dest="video", action="store_false", help="write no video")
-    add("--image-topic", help="Image or CompressedImage topic, where the recording has several")
-    add("--camera-info-topic", help="CameraInfo topic, where the recording has several")
-    add("--pose-topic", help="topic of poses, Odometry or TF, where the recording has several")
-    add("--world-frame", default="", metavar="FRAME", help="with TF: frame of the map (map, or the root)")
-    add("--camera-frame", default="", metavar="FRAME", help="with TF: optical frame (the images' frame_id)")
+    add_topics(parser)
     options = vars(parser.parse_args(arguments))
     parameters: dict[str, Any] = {"model": options.pop("model"), "device": options.pop("device")}
     if options["max_views"] is not None:

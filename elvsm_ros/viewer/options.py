@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from elvsm_ros.option_types import at_least
+from elvsm_ros.command_line import HelpFormatter, at_least
 
 UP = {
     "+x": (1.0, 0.0, 0.0), "-x": (-1.0, 0.0, 0.0), "+y": (0.0, 1.0, 0.0), "-y": (0.0, -1.0, 0.0),
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         prog="elvsm_viewer",
         description="Serve a web page that shows the node's keyframes and renders what the page's camera sees.",
         epilog="Remappings go behind --ros-args: the topic camera_info, read for the shape of the drawn cameras.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add, default = parser.add_argument, Options()
     add("--host", default=default.host,
