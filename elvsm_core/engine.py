@@ -75,7 +75,7 @@ class Prepared:
 class Engine:
     """Run `model` as it is, on any device. One thread at a time calls its methods.
 
-    batch: most targets decoded at once, a power of two; may be lowered at any time.
+    batch: most targets decoded, and most views encoded, at once, a power of two; may be lowered at any time.
     """
 
     name = "eager"
@@ -90,15 +90,16 @@ class Engine:
         return Prepared(resized, resized_camera, resized)
 
     @torch.inference_mode()
-    def encode(self, image: Tensor, camera: NDArray[np.float32], slot: int) -> None:
-        """Encode an image, uint8 [H, W, 3] on host or device, seen by camera [16], into a slot.
+    def encode(self, images: Sequence[Tensor], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
+        """Encode images, uint8 [H, W, 3] on host or device, seen by cameras [n, 16], into slots.
 
-        When it raises, the slot may hold anything.
+        Each by itself: what else is encoded makes no difference. When it raises, the slots may hold anything.
         """
         device = self.model.device
-        pixels = image.to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
-        c2w, fxfycxcy = unpack_cameras(camera[None], device)
-        self.cache.replace(slot, self.model.encode_views(pixels, c2w, fxfycxcy))
+        for image, camera, slot in zip(images, cameras, slots, strict=True):
+            pixels = image.to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
+            c2w, fxfycxcy = unpack_cameras(camera[None], device)
+            self.cache.replace(slot, self.model.encode_views(pixels, c2w, fxfycxcy))
 
     def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
         """Render targets cameras [M, 16] of size (height, width) pixels from the views in slots."""
@@ -136,7 +137,7 @@ class Engine:
         slot = self.cache.take() if self.cache.free else None
         if slot is not None:
             try:
-                self.encode(torch.zeros(*self.image_size, 3, dtype=torch.uint8), camera, slot)
+                self.encode([torch.zeros(*self.image_size, 3, dtype=torch.uint8)], camera[None], [slot])
             finally:
                 self.cache.evict(slot)
         self.render([0], np.stack([camera]), size).wait()

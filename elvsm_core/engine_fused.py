@@ -15,7 +15,7 @@ from .cache import ViewCache
 from .cameras import Camera
 from .engine import Engine, Pending, Prepared, batches, log, some_camera
 from .fused import FusedModel, Tuning
-from .graphs import Graphs, Lane, Parameters, Staging, pinned
+from .graphs import Graphs, Inputs, Lane, pinned
 from .images import ImageLike, check_image, resize_and_crop
 from .model import EfficientLVSM
 
@@ -44,10 +44,9 @@ class FusedEngine(Engine):
         self._network = FusedModel(model, tuning)
         self._encoding, self._rendering = Lane(device, priority=-1), Lane(device)
         self._encoder, self._decoder = Graphs(self._encoding), Graphs(self._rendering)
-        self._image = torch.zeros(1, *image_size, 3, dtype=torch.uint8, device=device)
-        self._pixels = Staging(self._image[0], buffers=2)
-        self._view = Parameters(16, 1, device)
-        self._request = Parameters(16 * self.batch, cache.capacity, device)
+        images = (self.batch, *image_size, 3)
+        self._views = Inputs(16 * self.batch, self.batch, self._encoding, device, images, buffers=2)
+        self._request = Inputs(16 * self.batch, cache.capacity, self._rendering, device)
         self._forget_events()
         for lane in (self._encoding, self._rendering):
             lane.follow()  # all that was made here
@@ -74,25 +73,38 @@ class FusedEngine(Engine):
             return Prepared(resized, resized_camera, host, lane.record())
 
     @torch.inference_mode()
-    def encode(self, image: Tensor, camera: NDArray[np.float32], slot: int) -> None:
-        if image.is_cuda:
-            self._encoding.follow()  # it may come from the caller's stream
+    def encode(self, images: Sequence[Tensor], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
+        if any(image.is_cuda for image in images):
+            self._encoding.follow()  # they may come from the caller's stream
+        start = 0
+        for count, computed in batches(len(images), self.batch if self._cuda else 1, self._cuda):
+            part = slice(start, start + count)
+            self._encode_batch(list(images[part]), cameras[part], list(slots[part]), computed - count)
+            start += count
+
+    def _encode_batch(
+        self, images: list[Tensor], cameras: NDArray[np.float32], slots: list[int], more: int
+    ) -> None:
+        """Encode a batch, the last view `more` times again, so that a captured number is computed."""
         with self._encoding as lane:
-            if image.is_cuda:
-                self._image[0].copy_(image)
-            else:
-                self._pixels.buffer().copy_(image)
-                self._pixels.send()
-            lane.wait(self._read.pop(slot, None))
-            self._view.set(camera, np.array([slot], dtype=np.int32))
-            self._encoder.run("encode", self._encode)
+            given = [] if any(image.is_cuda for image in images) else images + more * images[-1:]
+            cameras = np.concatenate([cameras, *more * [cameras[-1:]]]) if more else cameras
+            self._views.send(cameras, slots + more * slots[-1:], given)
+            if not given:
+                for image, place in zip(images + more * images[-1:], self._views.images, strict=False):
+                    place.copy_(image)
+            for event in {self._read.pop(slot, None) for slot in slots}:
+                lane.wait(event)
+            key = ("encode", len(images) + more)
+            self._encoder.run(key, partial(self._encode, key[1]))
             self._encoded += 1
             event = lane.record()
         if event is not None:
-            self._written[slot] = (self._encoded, event)
+            self._written.update(dict.fromkeys(slots, (self._encoded, event)))
 
-    def _encode(self) -> None:
-        self._network.encode(self._image, self._view.floats.view(1, 16), self.cache.store, self._view.ints)
+    def _encode(self, count: int) -> None:
+        cameras = self._views.floats[: 16 * count].view(count, 16)
+        self._network.encode(self._views.images[:count], cameras, self.cache.store, self._views.ints[:count])
 
     @torch.inference_mode()
     def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
@@ -143,13 +155,14 @@ class FusedEngine(Engine):
             self._read.update(dict.fromkeys(slots, event))
 
     def _set(self, cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
-        self._request.set(cameras, np.array(slots, dtype=np.int32))
+        self._request.send(cameras, slots)
 
     def _key(
         self, slots: Sequence[int], targets: int, size: tuple[int, int]
     ) -> tuple[int, bool, int, tuple[int, int]]:
         """Return what makes a kind of request: views, whether they lie in the first slots, targets, size."""
-        return len(slots), list(slots) == list(range(len(slots))), targets, size
+        direct = self._network.gathers and list(slots) == list(range(len(slots)))
+        return len(slots), direct, targets, size
 
     def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
         cameras = self._request.floats[: 16 * targets].view(targets, 16)
@@ -166,24 +179,33 @@ class FusedEngine(Engine):
         views = sorted({min(n, self.cache.capacity) for n in view_counts}, reverse=True)
         kinds = {computed for n in target_counts for _, computed in batches(n, self.batch, True)}
         with torch.inference_mode():
-            if self.cache.free:
-                slot = self.cache.take()
-                try:
-                    with self._encoding:
-                        self._view.set(some_camera(self.image_size), np.array([slot], dtype=np.int32))
-                    self._encoder.capture("encode", self._encode)
-                finally:
-                    self.cache.evict(slot)
+            self._warm_up_encoder()
             with self._rendering:
                 self._set(np.stack([some_camera(size)] * self.batch), range(self.cache.capacity))
+            places = (False, True) if self._network.gathers else (False,)
             for count in views:
-                for key in ((count, direct, n, size) for n in sorted(kinds) for direct in (False, True)):
+                for key in ((count, direct, n, size) for n in sorted(kinds) for direct in places):
                     self._decoder.capture(key, partial(self._paint, *key))
         log.info("%d CUDA graphs captured", len(self._encoder) + len(self._decoder))
 
+    def _warm_up_encoder(self) -> None:
+        """Prepare for all numbers of views that are encoded at once, in a slot that is free."""
+        if not self.cache.free:
+            return
+        slot = self.cache.take()
+        try:
+            count = 1
+            while count <= (self.batch if self._cuda else 1):
+                with self._encoding:
+                    self._views.send(np.stack([some_camera(self.image_size)] * count), [slot] * count)
+                self._encoder.capture(("encode", count), partial(self._encode, count))
+                count *= 2
+        finally:
+            self.cache.evict(slot)
+
     @torch.inference_mode()
     def capture_missing(self, limit: int) -> int:
-        # The encoder runs on the image that it ran on last, and writes what is there already.
+        # The encoder runs on what it ran on last, and writes what is there already.
         left = self._encoder.capture_missing(limit)
         return left + self._decoder.capture_missing(limit)
 

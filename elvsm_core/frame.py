@@ -59,7 +59,7 @@ class SceneFrame:
 
     @functools.cached_property
     def _T_anchor_world(self) -> NDArray[np.float64]:
-        return np.linalg.inv(self.T_world_anchor)
+        return np.asarray(np.linalg.inv(self.T_world_anchor), dtype=np.float64)
 
     def to_model(self, T_world_cam: ArrayLike) -> NDArray[np.float32]:
         """Map poses [n, 4, 4] in the world to camera-to-model poses [n, 4, 4], float32."""

@@ -31,31 +31,27 @@ class Tuning:
 
     parts: how many, for the attention of `kernels_attention.py`, by the most query tokens, fewest first.
     library_parts: the same for PyTorch's (cuDNN's), which is used where the other one does not apply.
-    library_queries: PyTorch's is also used for up to so many query tokens and four views or more, unless the
-    views would have to be copied for it.
     bounded: use the attention of `kernels_attention.py` at all.
     """
 
     parts: tuple[tuple[int, int], ...] = ()
     library_parts: tuple[tuple[int, int], ...] = ()
-    library_queries: int = 0
     bounded: bool = True
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
         """Return what was measured to be fast (docs/benchmarks.md); the default for unknown devices."""
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
-            return cls(((1024, 8), (2048, 4), (4096, 2)), ((1024, 4), (2048, 2)), library_queries=1024)
+            return cls(((1024, 8), (2048, 4), (4096, 2)), ((1024, 4), (2048, 2)))
         return cls(bounded=False)
 
-    def cross_attention(self, queries: int, views: int, direct: bool, bounded: bool) -> tuple[int, bool]:
-        """Return in how many parts to attend to views, and whether by the kernel for bounded scores."""
-        bounded &= not (direct and views >= 4 and queries <= self.library_queries)
+    def cross_attention(self, queries: int, views: int, bounded: bool) -> int:
+        """Return in how many parts to attend to views. bounded: by the kernel for bounded scores."""
         table = self.parts if bounded else self.library_parts
         parts = next((n for most, n in table if queries <= most), 1)
         while views % parts:
             parts -= 1
-        return parts, bounded
+        return parts
 
 
 class FusedModel:
@@ -94,6 +90,12 @@ class FusedModel:
         self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
         self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]
 
+    @property
+    def gathers(self) -> bool:
+        """Whether views that do not lie in the first slots, in order, are copied before they are attended to."""
+        kernel = self.device.type == "cuda" and self.dtype == torch.bfloat16
+        return not (kernel and all(self._bounded[b.cross_attn] for b in self._decoder))
+
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self.dtype).expand(self.config.heads, -1).contiguous()
 
@@ -105,24 +107,24 @@ class FusedModel:
         k = self._rows(attn.k_norm.weight)
         return torch.cat([k, torch.ones_like(k)])
 
-    def encode(self, images: Tensor, cameras: Tensor, store: Tensor, slot: Tensor) -> None:
-        """Encode one view into a slot.
+    def encode(self, images: Tensor, cameras: Tensor, store: Tensor, slots: Tensor) -> None:
+        """Encode n views, each by itself, into their slots.
 
-        images uint8 [1, H, W, 3]; cameras [1, 16] float32 (see `ops`); store [layers, 2, slots, tokens, heads,
-        D]; slot [1] int32. All on the model's device.
+        images uint8 [n, H, W, 3]; cameras [n, 16] float32 (see `ops`); store [layers, 2, slots, tokens, heads,
+        D]; slots [n] int32. All on the model's device.
         """
-        heads, size = self.config.heads, (images.shape[1], images.shape[2])
+        count, heads, size = images.shape[0], self.config.heads, (images.shape[1], images.shape[2])
         embed = cast(Tensor, self._model.rgbp_tokenizer[1].weight)
         s = F.linear(ops.image_tokens(images, cameras, size, self.config.patch_size, embed), embed)
         y = F.linear(layer_norm(s), self._encoder[0].attn.to_qkv.weight)
         ops.norm_heads_(y, self._first_gains, 2 * heads, 3 * heads)
         for layer, block in enumerate(self._encoder):
-            self._attend_self(s, y, 1, block.attn)
+            self._attend_self(s, y, count, block.attn)
             self._mlp(s, block)
             y = F.linear(layer_norm(s), self._joint[layer])
             last = layer == self.config.layers - 1
             normed, own = (0, 0) if last else (2 * heads, 3 * heads)
-            ops.norm_heads_(y, self._joint_gains[layer], normed, own, store[layer], slot)
+            ops.norm_heads_(y, self._joint_gains[layer], normed, own, store[layer], slots)
 
     def decode(
         self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, direct: bool
@@ -140,10 +142,9 @@ class FusedModel:
             ops.norm_heads_(y, self._decoder_gains[layer], 2 * heads, 3 * heads)
             self._attend_self(t, y, count, block.self_attn)
             q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
-            ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
-            q = q.unflatten(1, (heads, -1)).unsqueeze(0)
-            how = self.tuning.cross_attention(q.shape[1], len(slots), direct, self._bounded[block.cross_attn])
-            seen = ops.attend_views(q, store[layer], slots, direct, *how)
+            bounded = self._bounded[block.cross_attn]
+            parts = self.tuning.cross_attention(len(q), len(slots), bounded)
+            seen = ops.attend_views(q, self._cross_gains[layer], store[layer], slots, direct, parts, bounded)
             t.addmm_(seen.view(t.shape), block.cross_attn.fc.weight.t())
             self._mlp(t, block)
         return F.linear(layer_norm(t), self._model._head.weight)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -139,48 +140,63 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
-class Staging:
-    """Host memory on the way to one tensor on the device: filled and sent off without waiting.
+class Inputs:
+    """Numbers, float32 and int32, and images, uint8 of one shape, that go to the device together, without waiting.
 
-    A few buffers in turn: allocating pinned memory for every call costs more than the copy.
+    floats, ints, images: what has arrived, on the device. images[k] may be written to directly instead.
+    A few buffers on the host in turn: allocating pinned memory for every call costs more than the copy.
     """
 
-    def __init__(self, target: Tensor, buffers: int = 4) -> None:
-        self._target = target
-        self._buffers = [pinned(tuple(target.shape), target.dtype, target.device) for _ in range(buffers)]
-        self._sent: list[torch.cuda.Event | None] = [None] * buffers
-        self._next = 0
-
-    def buffer(self) -> Tensor:
-        """Return host memory, of the target's shape, to be filled and then sent."""
-        event = self._sent[self._next]
-        if event is not None:
-            event.synchronize()
-        return self._buffers[self._next]
-
-    def send(self) -> None:
-        """Copy what `buffer` returned to the target, on the current stream."""
-        self._target.copy_(self._buffers[self._next], non_blocking=True)
-        if self._target.is_cuda:
-            self._sent[self._next] = torch.cuda.current_stream(self._target.device).record_event()
-        self._next = (self._next + 1) % len(self._buffers)
-
-
-class Parameters:
-    """Small arrays, float32 and int32, that go to the device in one copy."""
-
-    def __init__(self, floats: int, ints: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        floats: int,
+        ints: int,
+        lane: Lane,
+        device: torch.device,
+        images: tuple[int, ...] = (0,),
+        buffers: int = 4,
+    ) -> None:
         # Kernels are specialised for pointers at multiples of 16 bytes.
-        self._split = -(-floats // 4) * 4
-        target = torch.zeros(self._split + ints, dtype=torch.float32, device=device)
-        self._staging = Staging(target)
-        self.floats = target[:floats]
-        self.ints = target[self._split :].view(torch.int32)
+        sizes = [-(-4 * floats // 16) * 16, -(-4 * ints // 16) * 16, math.prod(images)]
+        starts = [0, sizes[0], sizes[0] + sizes[1]]
 
-    def set(self, floats: NDArray[np.float32], ints: NDArray[np.int32]) -> None:
-        """Write the first entries of both, on the current stream."""
-        array = self._staging.buffer().numpy()
-        array[:] = 0  # slots that are not named are slot 0, which exists
-        array[: floats.size] = floats.reshape(-1)
-        array[self._split : self._split + len(ints)].view(np.int32)[:] = ints
-        self._staging.send()
+        def parts(memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return (
+                memory[: 4 * floats].view(torch.float32),
+                memory[starts[1] : starts[1] + 4 * ints].view(torch.int32),
+                memory[starts[2] :].view(images),
+            )
+
+        target = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
+        self.floats, self.ints, self.images = parts(target)
+        self._lane = lane
+        self._buffers = []
+        for _ in range(buffers):
+            host = pinned(tuple(target.shape), torch.uint8, device)
+            host_floats, host_ints, host_images = parts(host)
+            # What is sent with 0, 1, 2 ... images: cutting tensors takes longer than copying them.
+            lengths = [starts[2] + n * math.prod(images[1:]) for n in range(images[0] + 1)]
+            copies = [(target[:n], host[:n]) for n in lengths]
+            event = None if lane.stream is None else torch.cuda.Event()
+            self._buffers.append((host_floats.numpy(), host_ints.numpy(), list(host_images), copies, event))
+        self._sent = 0
+
+    def send(self, floats: NDArray[np.float32], ints: Sequence[int], images: Sequence[Tensor] = ()) -> None:
+        """Write the first entries of each, on the lane, which the caller has entered. Other numbers become 0.
+
+        images: on the host.
+        """
+        host_floats, host_ints, host_images, copies, event = self._buffers[self._sent % len(self._buffers)]
+        if event is not None and self._sent >= len(self._buffers):
+            event.synchronize()
+        self._sent += 1
+        host_floats[: floats.size] = floats.reshape(-1)
+        host_floats[floats.size :] = 0
+        host_ints[: len(ints)] = ints
+        host_ints[len(ints) :] = 0  # slots that are not named are slot 0, which exists
+        for image, place in zip(images, host_images, strict=False):
+            place.copy_(image)
+        target, host = copies[len(images)]
+        target.copy_(host, non_blocking=True)
+        if event is not None:
+            event.record(self._lane.stream)

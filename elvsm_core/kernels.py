@@ -54,7 +54,7 @@ def tokens(images: Tensor | None, cameras: Tensor, out: Tensor, width: int, patc
 
 @triton.jit
 def _heads(
-    y, gains, store, slot, rows, columns, heads, slot_stride, kv_stride,
+    y, gains, store, slots, rows, tokens, columns, heads, slot_stride, kv_stride,
     OWN_NORMED: tl.constexpr, OWN: tl.constexpr, HAS_SLOT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     p = tl.program_id(1)
@@ -75,17 +75,21 @@ def _heads(
         if p >= OWN_NORMED:
             which = (head - OWN) // heads
             value = tl.where(which == 0, normed, raw)
-            base = store + which.to(tl.int64) * kv_stride + tl.load(slot).to(tl.int64) * slot_stride
-            tl.store(base + row * (heads * D) + ((head - OWN) % heads) * D + d, value, mask=inside)
+            slot = tl.load(slots + row // tokens, mask=inside, other=0).to(tl.int64)
+            at = store + which.to(tl.int64) * kv_stride + slot * slot_stride + (row % tokens) * (heads * D)
+            tl.store(at + ((head - OWN) % heads) * D + d, value, mask=inside)
 
 
-def heads(y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None, slot: Tensor | None) -> None:
+def heads(
+    y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None, slots: Tensor | None
+) -> None:
     total, head_dim = gains.shape
     rows, block = y.shape[0], 32
-    slots = 0 if layer is None else total - own
-    _heads[(triton.cdiv(rows, block), normed + slots)](
-        y, gains, y if layer is None else layer, gains if slot is None else slot, rows, y.shape[1],
-        1 if layer is None else slots // 2, 0 if layer is None else layer.stride(1),
+    kept = 0 if layer is None else total - own
+    _heads[(triton.cdiv(rows, block), normed + kept)](
+        y, gains, y if layer is None else layer, gains if slots is None else slots,
+        rows, 1 if layer is None else layer.shape[2], y.shape[1],
+        1 if layer is None else kept // 2, 0 if layer is None else layer.stride(1),
         0 if layer is None else layer.stride(0), normed, own, layer is not None, head_dim, block, num_warps=4,
     )  # fmt: skip
 

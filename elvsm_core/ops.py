@@ -66,25 +66,25 @@ def image_tokens(
 
 
 def norm_heads_(
-    y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None = None, slot: Tensor | None = None
+    y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None = None, slots: Tensor | None = None
 ) -> None:
-    """Normalise heads by their root mean square, in place, and write a view's keys and values into its slot.
+    """Normalise heads by their root mean square, in place, and write views' keys and values into their slots.
 
     y [rows, heads·D], gains [heads, D] in y's dtype. The first `normed` of the first `own` heads are
-    normalised in place. The others, if any, are keys and values: layer [2, slots, rows, h, D] gets the
-    normalised keys and the values at slot [1] int32.
+    normalised in place. The others, if any, are keys and values of n views, tokens rows each: layer [2, slots,
+    tokens, h, D] gets the normalised keys and the values at `slots`, int32 [n].
     """
     module = kernels_for(y)
     if module is not None and power_of_two(gains.shape[1]):
-        module.heads(y, gains, normed, own, layer, slot)
+        module.heads(y, gains, normed, own, layer, slots)
         return
     y = y.unflatten(1, gains.shape)
     if normed:
         y[:, :normed] = _rms(y[:, :normed], gains[:normed])
-    if layer is not None and slot is not None:
+    if layer is not None and slots is not None:
         k, v = y[:, own:].chunk(2, dim=1)
         k = _rms(k, gains[own : own + k.shape[1]])
-        layer.index_copy_(1, slot.long(), torch.stack([k, v]).unsqueeze(1))
+        layer.index_copy_(1, slots.long(), torch.stack([k, v]).unflatten(1, (len(slots), -1)))
 
 
 def _rms(x: Tensor, gain: Tensor) -> Tensor:
@@ -135,16 +135,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int, bounded: bool) -> Tensor
     return _merged(outs.contiguous(), lses.contiguous())
 
 
-def attend_views(q: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: int, bounded: bool) -> Tensor:
+def attend_views(
+    q: Tensor, gain: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: int, bounded: bool
+) -> Tensor:
     """Attend to the views in slots (int32 [V]) of a layer [2, slots, tokens, h, D]; `parts` divides V.
 
-    q [1, n, h, D]. direct: these are the first V slots, in order. Returns [1, n, h, D].
+    q [n, h·D], contiguous: queries, to be normalised first, perhaps in place, with gain [h, D]. direct: these are
+    the first V slots, in order. Returns [1, n, h, D].
     """
-    if not direct and bounded and _has_kernel(q):
-        return _merged(*_attention_kernels().attend(q, layer[0], layer[1], slots, parts))
+    heads = q.unflatten(1, gain.shape).unsqueeze(0)
+    if bounded and _has_kernel(heads):
+        return _merged(*_attention_kernels().attend(heads, layer[0], layer[1], slots, parts, gain))
+    norm_heads_(q, gain, len(gain), len(gain))
     views = layer[:, : len(slots)] if direct else gather_slots(layer, slots)
     k, v = (x.flatten(0, 1).unsqueeze(0) for x in views)
-    return attend(q, k, v, parts, bounded)
+    return attend(heads, k, v, parts, False)
 
 
 def _attention_kernels() -> ModuleType:

@@ -37,28 +37,31 @@ class Pager:
 
     def put(
         self,
-        view: int,
-        keyframe: Keyframe,
+        views: Sequence[tuple[int, Keyframe]],
         frame: SceneFrame,
         place: Place = None,
-        image: Tensor | None = None,
-    ) -> int:
-        """Encode a view and return its slot. image: the keyframe's, where it is at hand on the device."""
-        slot = self._slots.pop((view, place), None)
-        if slot is None:
-            if not self._cache.free:
-                self._cache.evict(self._slots.pop(next(iter(self._slots))))
-            slot = self._cache.take()
+        images: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Encode views, at most `capacity`. images: of the keyframes, where they are at hand on the device."""
+        slots = []
+        for view, _ in views:
+            slot = self._slots.pop((view, place), None)
+            if slot is None:
+                if not self._cache.free:
+                    self._cache.evict(self._slots.pop(next(iter(self._slots))))
+                slot = self._cache.take()
+            slots.append(slot)
         try:
-            camera = camera_numbers([keyframe.camera], frame)[0]
-            self._engine.encode(keyframe.image if image is None else image, camera, slot)
+            cameras = camera_numbers([keyframe.camera for _, keyframe in views], frame)
+            self._engine.encode(images or [keyframe.image for _, keyframe in views], cameras, slots)
         except BaseException:
-            self._cache.evict(slot)
+            for slot in slots:
+                self._cache.evict(slot)
             raise
-        self._slots[view, place] = slot
-        if place is None:
-            self._stale.pop(view, None)
-        return slot
+        for (view, _), slot in zip(views, slots, strict=True):
+            self._slots[view, place] = slot
+            if place is None:
+                self._stale.pop(view, None)
 
     def slots(
         self, keyframes: Sequence[tuple[int, Keyframe]], frame: SceneFrame, place: Place = None
@@ -67,9 +70,9 @@ class Pager:
         for view, _ in keyframes:
             if (view, place) in self._slots:
                 self._slots[view, place] = self._slots.pop((view, place))
-        for view, keyframe in keyframes:
-            if (view, place) not in self._slots:
-                self.put(view, keyframe, frame, place)
+        missing = [entry for entry in keyframes if (entry[0], place) not in self._slots]
+        if missing:
+            self.put(missing, frame, place)
         return [self._slots[view, place] for view, _ in keyframes]
 
     def release(self, views: Iterable[int], stale: bool = False) -> None:
@@ -99,9 +102,9 @@ class Pager:
         return sorted(self._stale, reverse=True)
 
     @property
-    def room(self) -> bool:
-        """Whether a view can be encoded without taking another one's slot."""
-        return self._cache.free > 0
+    def room(self) -> int:
+        """Number of views that can be encoded without taking another one's slot."""
+        return self._cache.free
 
     def forget_stale(self) -> None:
         self._stale.clear()

@@ -138,7 +138,7 @@ class Scene:
             self._keyframes.add(view, Keyframe(prepared.copy, prepared.camera, stamp))
             try:
                 self._update_frame()
-                self._encode(view, self._keyframes[view], prepared.image)
+                self._encode({view: self._keyframes[view]}, [prepared.image])
                 prepared.keep()
             except BaseException:  # out of device memory, say
                 self._keyframes.remove(view)
@@ -159,7 +159,7 @@ class Scene:
             prepared = self._engine.prepare(image, camera)
             new = Keyframe(prepared.copy, prepared.camera, old.stamp)
             self._pager.leave_others()
-            self._encode(view, new, prepared.image)
+            self._encode({view: new}, [prepared.image])
             prepared.keep()
             self._keyframes.update(view, new)
 
@@ -288,11 +288,11 @@ class Scene:
         For idle times: a render that needs a stale view would have to wait for it to be encoded.
         """
         with self._lock:
-            for view in self._pager.stale[:limit]:
-                if not self._pager.room:
-                    self._pager.forget_stale()
-                    break
-                self._encode(view, self._keyframes[view])
+            if self._pager.stale and not self._pager.room:
+                self._pager.forget_stale()
+            views = self._pager.stale[: min(limit, self._pager.room)]
+            if views:
+                self._encode({view: self._keyframes[view] for view in views})
             return len(self._pager.stale)
 
     def warm_up(
@@ -423,12 +423,13 @@ class Scene:
             self._frame = frame
             self._pager.leave_frame()
 
-    def _encode(self, view: int, keyframe: Keyframe, image: Tensor | None = None) -> None:
-        """Encode a view in the scene's frame; with half the slots when memory is short."""
+    def _encode(self, views: dict[int, Keyframe], images: Sequence[Tensor] | None = None) -> None:
+        """Encode views in the scene's frame; with half the slots when memory is short."""
         assert self._frame is not None
         try:
-            self._pager.put(view, keyframe, self._frame, image=image)
+            self._pager.put(list(views.items()), self._frame, images=images)
         except torch.OutOfMemoryError:
             if not self._pager.shrink(batch_first=False):
                 raise
-            self._pager.put(view, keyframe, self._frame, image=image)
+            for view in views.items():
+                self._pager.put([view], self._frame, images=images)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from elvsm_core.graphs import Graphs, Lane, Parameters, Staging
+from elvsm_core.graphs import Graphs, Inputs, Lane
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -14,26 +14,32 @@ def device(request):
     return torch.device(request.param)
 
 
-def test_parameters_arrive_side_by_side(device):
-    """Five floats and three integers; what is not named is zero, whatever was there before."""
-    parameters = Parameters(5, 3, device)
+def test_numbers_and_images_arrive_together(device):
+    """Five floats, three integers, two images; numbers that are not named are zero, whatever was there before."""
+    lane = Lane(device)
+    inputs = Inputs(5, 3, lane, device, images=(2, 3, 5, 3))
+    picture = torch.arange(45, dtype=torch.uint8).view(3, 5, 3)
     for n in (3, 1, 2):
-        parameters.set(np.arange(2 * n, dtype=np.float32)[:5], np.full(n, n, dtype=np.int32))
+        with lane:
+            inputs.send(np.arange(2 * n, dtype=np.float32)[:5], [n] * n, [picture + i for i in range(n)][:2])
+        if lane.stream is not None:
+            lane.stream.synchronize()
         floats = list(range(2 * n))[:5]
-        assert parameters.floats.tolist() == floats + [0] * (5 - len(floats))
-        assert parameters.ints.tolist() == [n] * n + [0] * (3 - n)
-    assert parameters.ints.data_ptr() % 16 == 0
+        assert inputs.floats.tolist() == floats + [0] * (5 - len(floats))
+        assert inputs.ints.tolist() == [n] * n + [0] * (3 - n)
+        for i in range(min(n, 2)):
+            assert torch.equal(inputs.images[i].cpu(), picture + i)
+    assert inputs.ints.data_ptr() % 16 == inputs.images.data_ptr() % 16 == 0
 
 
 def test_many_copies_in_a_row_all_arrive(device):
-    target, lane = torch.zeros(1000, device=device), Lane(device)
-    staging, seen = Staging(target, buffers=2), []
+    lane = Lane(device)
+    inputs, seen = Inputs(1000, 1, lane, device, buffers=2), []
     lane.follow()
     with lane:
         for value in range(50):
-            staging.buffer().fill_(value)
-            staging.send()
-            seen.append(target.clone())
+            inputs.send(np.full(1000, value, dtype=np.float32), [])
+            seen.append(inputs.floats.clone())
     event = lane.record()
     if event is not None:
         event.synchronize()

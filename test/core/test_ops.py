@@ -63,9 +63,9 @@ def test_tokens_are_what_the_tokenizers_are_given(provider, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_heads_are_normalised_and_views_written_into_their_slot(provider, dtype):
-    """37 rows of 3 heads: queries, keys, values of a block, then keys and values of a view."""
+    """Two views of 37 rows of 3 heads: queries, keys, values of a block, then keys and values of the views."""
     torch.manual_seed(0)
-    y, gains = torch.randn(37, 15, 32).to(dtype), torch.rand(15, 32).to(dtype)
+    y, gains = torch.randn(74, 15, 32).to(dtype), torch.rand(15, 32).to(dtype)
     gains[6:9] = gains[12:] = 1
     expected = torch.empty_like(y)
     for head in range(15):
@@ -73,15 +73,16 @@ def test_heads_are_normalised_and_views_written_into_their_slot(provider, dtype)
         norm.weight.data = gains[head]
         expected[:, head] = norm(y[:, head])
     store = torch.full((2, 4, 37, 3, 32), 7.0, dtype=dtype, device=DEVICE)
-    slot = torch.tensor([2], dtype=torch.int32, device=DEVICE)
+    slots = torch.tensor([2, 0], dtype=torch.int32, device=DEVICE)
     given = y.flatten(1).clone().to(DEVICE)
-    ops.norm_heads_(given, gains.to(DEVICE), 6, 9, store, slot)
+    ops.norm_heads_(given, gains.to(DEVICE), 6, 9, store, slots)
     after = given.cpu().unflatten(1, (15, 32))
     close(after[:, :6], expected[:, :6], dtype)
     assert torch.equal(after[:, 6:9], y[:, 6:9]), "values are left as they are"
-    close(store[0, 2], expected[:, 9:12], dtype)
-    assert torch.equal(store[1, 2].cpu(), y[:, 12:])
-    assert (store[:, [0, 1, 3]] == 7).all(), "other slots are left as they are"
+    for slot, rows in ((2, slice(0, 37)), (0, slice(37, 74))):
+        close(store[0, slot], expected[rows, 9:12], dtype)
+        assert torch.equal(store[1, slot].cpu(), y[rows, 12:])
+    assert (store[:, [1, 3]] == 7).all(), "other slots are left as they are"
     queries = y[:, :3].flatten(1).contiguous().to(DEVICE)
     ops.norm_heads_(queries, gains[:3].to(DEVICE), 3, 3)
     close(queries.unflatten(1, (3, 32)), expected[:, :3], dtype)
@@ -108,7 +109,13 @@ def test_views_are_attended_to_wherever_they_lie(provider, dtype, parts, bounded
     if provider == "triton" and DEVICE == "cpu":
         pytest.skip("Triton's interpreter has no loops over numbers known at run time")
     torch.manual_seed(0)
-    q = RMSNorm(64)(torch.randn(1, 41, 3, 64)).to(dtype).to(DEVICE)
+    norm = RMSNorm(64).to(dtype)
+    torch.nn.init.normal_(norm.weight, 1, 0.2)
+    raw = (3 * torch.randn(41, 3, 64)).to(dtype)
+    q, gain = (
+        norm(raw).unsqueeze(0).detach().to(DEVICE),
+        norm.weight.detach().expand(3, 64).contiguous().to(DEVICE),
+    )
     layer = (
         torch.stack([RMSNorm(64)(torch.randn(6, 40, 3, 64)), torch.randn(6, 40, 3, 64)]).to(dtype).to(DEVICE)
     )
@@ -117,7 +124,8 @@ def test_views_are_attended_to_wherever_they_lie(provider, dtype, parts, bounded
         scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k) / 64**0.5
         expected = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)
         index = torch.tensor(slots, dtype=torch.int32, device=DEVICE)
-        out = ops.attend_views(q, layer, index, slots == [0, 1, 2, 3], parts, bounded)
+        given = raw.flatten(1).clone().to(DEVICE)
+        out = ops.attend_views(given, gain, layer, index, slots == [0, 1, 2, 3], parts, bounded)
         assert out.is_contiguous() and out.dtype == dtype
         close(out, expected, dtype)
         close(ops.attend(q, k.to(dtype), v.to(dtype), parts, bounded), expected, dtype)

@@ -138,7 +138,7 @@ def engine(request, monkeypatch):
 def count_encodings(scene, monkeypatch):
     """Return a list that grows with every call of the encoder."""
     encode, calls = scene._engine.encode, []
-    monkeypatch.setattr(scene._engine, "encode", lambda *a: calls.append(a) or encode(*a))
+    monkeypatch.setattr(scene._engine, "encode", lambda *a: calls.extend(a[2]) or encode(*a))
     return calls
 
 

@@ -26,7 +26,7 @@ def target(count=1):
 
 def encodings(scene, monkeypatch):
     encode, calls = scene._engine.encode, []
-    monkeypatch.setattr(scene._engine, "encode", lambda *a: calls.append(a) or encode(*a))
+    monkeypatch.setattr(scene._engine, "encode", lambda *a: calls.extend(a[2]) or encode(*a))
     return calls
 
 
