@@ -25,6 +25,8 @@ NEAR_DISTANCE, NEAR_ANGLE = 0.6, float(np.deg2rad(40))
 """Metres and radians over which views come to differ."""
 SHORTLIST = (32, 64)
 """Stored views that are looked at closely when the most useful ones are chosen: four for each, within these."""
+FARTHEST = 1e15
+"""Metres: centres are taken to be no farther from the origin, because squares must fit into single precision."""
 MANY = 2000
 """Stored views from which on it pays to find out first which ones can be among the best for several targets."""
 
@@ -70,11 +72,12 @@ def admit(T_world_cam: ArrayLike, stored: ArrayLike, distance: float, angle: flo
 class Targets:
     """The cameras of a request as arrays, made once for all that has to be found out about them.
 
-    T_world_cam [m, 4, 4] float64. points [m, 3, p] float64: what is looked at, metres from each camera's centre
-    along the world's axes. distances [m, p] float64: how far away it is.
+    All float64. rotations [m, 3, 3]: camera to world. centres [m, 3, 1]: metres. points [m, 3, p]: what is looked
+    at, metres from each camera's centre along the world's axes. distances [m, p]: how far away it is.
     """
 
-    T_world_cam: Poses
+    rotations: NDArray[np.float64]
+    centres: NDArray[np.float64]
     points: NDArray[np.float64]
     distances: NDArray[np.float64]
 
@@ -83,11 +86,12 @@ class Targets:
         """Look SAMPLE_DEPTHS metres ahead, at SAMPLE_GRID points across the image each way."""
         poses = np.array([camera.T_world_cam for camera in cameras])
         samples = [_samples(*camera.fxfycxcy, camera.width, camera.height) for camera in cameras]
-        points = poses[:, :3, :3] @ np.array([local for local, _ in samples])
-        return cls(poses, points, np.array([distances for _, distances in samples]))
+        rotations, centres = poses[:, :3, :3], np.clip(poses[:, :3, 3:], -FARTHEST, FARTHEST)
+        points = rotations @ np.array([local for local, _ in samples])
+        return cls(rotations, centres, points, np.array([distances for _, distances in samples]))
 
     def __len__(self) -> int:
-        return len(self.T_world_cam)
+        return len(self.centres)
 
 
 @functools.lru_cache(maxsize=256)
@@ -121,7 +125,8 @@ class Views:
         height, width = np.array([camera.size for camera in cameras]).T
         x, y, z, centres = poses[:, :3].transpose(2, 1, 0)
         x, y = (2 * fx * x + (2 * cx - width) * z) / width, (2 * fy * y + (2 * cy - height) * z) / height
-        return cls(poses, np.ascontiguousarray(np.vstack([centres, z, x, y])))
+        numbers = np.vstack([np.clip(centres, -FARTHEST, FARTHEST), z, x, y])
+        return cls(poses, np.ascontiguousarray(numbers))
 
     def __len__(self) -> int:
         return len(self.T_world_cam)
@@ -150,7 +155,8 @@ def shortlist(targets: Targets, views: Views, count: int) -> NDArray[np.int64]:
     n, m = len(views), len(targets)
     if n <= count:
         return np.arange(n)
-    wanted, stored = targets.T_world_cam[:, :3, (3, 2)].transpose(2, 1, 0).reshape(6, m), views.numbers[:6]
+    wanted = np.concatenate([targets.centres[..., 0], targets.rotations[..., 2]], axis=1).T
+    stored = views.numbers[:6]
     rows = _around(wanted, stored, count) if m > 1 and n > MANY else None
     cost = _costs(wanted, stored if rows is None else stored.take(rows, axis=1))
     best = cost.min(axis=0)
@@ -208,7 +214,7 @@ def visibilities(targets: Targets, views: Views) -> NDArray[np.float32]:
     """
     n, (m, _, p) = len(views), targets.points.shape
     # From each target's own centre, so that single precision is enough wherever they are.
-    centres = views.numbers[:3] - targets.T_world_cam[:, :3, 3:]
+    centres = views.numbers[:3] - targets.centres
     vectors = views.numbers[3:].reshape(3, 3, n)
     # All is linear in (point, 1, squared distance) and made relative to the squared distance from the target.
     squares = np.square(targets.distances)[:, None]
@@ -245,10 +251,10 @@ def closeness(targets: Targets, views: Views) -> NDArray[np.float64]:
     1/e at 60 cm or 40 degrees away, or half of each. Neighbours show surfaces as the target sees them, whatever
     stands in front of them, and views that are near each other fill the range that the model knows.
     """
-    apart = views.numbers[:3] - targets.T_world_cam[:, :3, 3:]
+    apart = views.numbers[:3] - targets.centres
     metres = np.sqrt(np.einsum("min,min->nm", apart, apart))
-    stored, wanted = (poses[:, :3, :3].reshape(-1, 9) for poses in (views.T_world_cam, targets.T_world_cam))
-    radians = np.arccos(np.clip((stored @ wanted.T - 1) / 2, -1, 1))
+    trace = views.T_world_cam[:, :3, :3].reshape(-1, 9) @ targets.rotations.reshape(-1, 9).T
+    radians = np.arccos(np.clip((trace - 1) / 2, -1, 1))
     return np.exp(-metres / NEAR_DISTANCE - radians / NEAR_ANGLE)
 
 
@@ -261,8 +267,8 @@ def select(seen: NDArray[np.float32], near: NDArray[np.float64], max_views: int)
     """
     # What each view would add to the chosen ones, point by point.
     more = seen.reshape(len(seen), -1).copy()
-    ones, zeros = np.ones(more.shape[1], dtype=np.float32), np.zeros_like(more)
-    gain = more @ ones
+    zeros = np.zeros_like(more)
+    gain = np.einsum("vp->v", more)
     own = 0.1 * (gain + seen.shape[2] * near.sum(1))
     chosen: list[int] = []
     for left in reversed(range(min(max_views, len(seen)))):
@@ -271,7 +277,7 @@ def select(seen: NDArray[np.float32], near: NDArray[np.float64], max_views: int)
             own[chosen[-1]] = -np.inf
             more -= more[chosen[-1]].copy()
             np.maximum(more, zeros, out=more)
-            gain = more @ ones
+            gain = np.einsum("vp->v", more)
     return chosen
 
 

@@ -190,14 +190,11 @@ def test_selection_takes_the_best_at_every_step(count):
 def test_thousands_of_views_are_searched_as_if_each_was_looked_at(count, extent):
     """Near each other, targets rule most views out at once; far apart they do not. Nothing may depend on that."""
     rng = np.random.default_rng(6)
-    targets, stored = (
-        keyframes.Targets.of(anywhere(rng, count, extent)),
-        anywhere(rng, keyframes.MANY + 100, 20),
-    )
-    views = keyframes.Views.of(stored)
+    cameras, views = anywhere(rng, count, extent), keyframes.Views.of(anywhere(rng, keyframes.MANY + 100, 20))
+    targets, wanted = keyframes.Targets.of(cameras), [camera.T_world_cam for camera in cameras]
     cost = np.array([
         np.linalg.norm(views.T_world_cam[:, :3, 3] - T[:3, 3], axis=1) / 2 - 2 * views.T_world_cam[:, :3, 2] @ T[:3, 2]
-        for T in targets.T_world_cam
+        for T in wanted
     ])  # fmt: skip
     best, share = cost.min(axis=0), 32 // (2 * count) if count > 1 else 0
     best[np.argsort(cost, axis=1)[:, :share]] = -9
@@ -238,3 +235,17 @@ def test_as_many_views_as_are_wanted_are_used():
     for max_views in (1, 8, 20, 64, 100, 200, 300):
         rows = keyframes.most_useful(targets, views, max_views)
         assert len(set(rows)) == min(max_views, 200) and (np.diff(rows) > 0).all()
+
+
+def test_places_out_of_this_world_do_no_harm():
+    """Tracking may fail in any way; the numbers are finite, and that is all that is asked of them."""
+    rng = np.random.default_rng(4)
+    lost = [camera(at(x)) for x in (1e12, -1e18, 1e30, 1e300)]
+    cameras = anywhere(rng, 40, 5) + lost
+    views = keyframes.Views.of(cameras)
+    here = keyframes.Targets.of(cameras[:1])
+    assert keyframes.most_useful(here, views, 4).max() < 40
+    for targets in (keyframes.Targets.of(lost), keyframes.Targets.of([*lost, cameras[0]])):
+        seen = keyframes.visibilities(targets, views)
+        assert np.isfinite(seen).all() and np.isfinite(keyframes.closeness(targets, views)).all()
+        assert len(set(keyframes.most_useful(targets, views, 8).tolist())) == 8
