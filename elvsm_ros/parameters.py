@@ -43,7 +43,8 @@ class Settings:
         "model was trained at.", low=0, high=4096,
     )  # fmt: skip
     max_views: int = parameter(
-        4, "Stored views that a render uses at most, the best for its poses; 0: all that fit on the device.",
+        4, "Stored views that a render uses at most, the best for its poses (for every eight of a request); "
+        "0: all that fit on the device.",
         low=0, high=4096, live=True,
     )  # fmt: skip
 
