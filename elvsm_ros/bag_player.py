@@ -112,6 +112,7 @@ def playable(bag: Bag) -> list[Topic]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line. Exits with status 2 and a message when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m elvsm_ros.bag_player", description=(__doc__ or "").splitlines()[0]
     )

@@ -217,6 +217,7 @@ class Streams:
 
     @property
     def names(self) -> tuple[str, str, str]:
+        """Names of the topics of images, calibrations and poses."""
         return self.image.name, self.camera_info.name, self.pose.name
 
 

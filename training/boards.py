@@ -17,13 +17,17 @@ from .settings import SettingsError
 class Board(Protocol):
     """A place that curves and pictures are sent to."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to the curve of each name."""
+        ...
 
     def picture(self, step: int, name: str, rgb: NDArray[np.uint8]) -> None:
         """Show a picture, uint8 [H, W, 3]."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Send what is not sent yet."""
+        ...
 
 
 class TensorBoard:

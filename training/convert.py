@@ -323,6 +323,7 @@ def _encode_scene(scene: Scene, encoding: str) -> tuple[dict[str, Any], list[int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. Exits with status 1 for data that cannot be converted, all of it or a part."""
     parser = argparse.ArgumentParser(prog="python -m training.convert", description="Convert RealEstate10K.")
     parser.add_argument(
         "source", help="chunks (a file or a folder), or a list file or the folder that holds it"

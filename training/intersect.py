@@ -91,6 +91,7 @@ def leave_room(o: Tensor, d: Tensor, size: Tensor) -> Tensor:
 
 @functools.cache
 def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled by PyTorch, the same one at every call."""
     return torch.compile(function, dynamic=False)
 
 

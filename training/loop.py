@@ -40,6 +40,7 @@ class Averaged:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Take the weights after gradient step `step` into the average."""
         if self.decay > 0 and step % self.every:
             return
         decay = min(self.decay**self.every, (step + 1) / (step + 40)) if self.decay > 0 else 0.0

@@ -170,10 +170,12 @@ class Monitor:
         self.scalars(step, scalars)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to the curve of each name on the board."""
         if self.board is not None:
             self.board.scalars(step, values)
 
     def line(self, text: str) -> None:
+        """Write a line to the log and to the terminal, with the seconds since the start."""
         text = f"[{time.monotonic() - self.start:7.1f} s] {text}"
         if not self.bar.line(text):
             self.log.info(text)

@@ -26,6 +26,7 @@ class FlatGradients:
             offset += p.numel()
 
     def zero(self) -> None:
+        """Set all gradients to zero."""
         self.buffer.zero_()
 
     def average(self) -> None:
@@ -102,6 +103,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
+        """Change the weights by their gradients. lr: learning rate."""
         for weights, gradients, momentum in zip(self.groups, self.gradients, self.momenta, strict=True):
             g = torch.stack(gradients)
             momentum.lerp_(g, 1 - self.momentum)
@@ -137,6 +139,7 @@ class Optimiser:
         )
 
     def step(self, lr: float) -> None:
+        """Change all weights by their gradients. lr: learning rate of both optimisers."""
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()

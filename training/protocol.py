@@ -69,6 +69,7 @@ class SceneResult:
         return sum(self.metrics[metric]) / len(self.views)
 
     def to_json(self) -> str:
+        """Return everything as one line of JSON; see `from_json`."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod

@@ -13,10 +13,12 @@ import torch.distributed as dist
 
 
 def rank() -> int:
+    """Return this process's number in its group, 0 where there is none."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world() -> int:
+    """Return the number of processes in the group, 1 where there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -294,6 +294,7 @@ def benchmark(store: Store, workers: int, samples: int, batch: int, image_size: 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: print how fast samples come."""
     parser = argparse.ArgumentParser(prog="python -m training.re10k", description="Measure the loader.")
     parser.add_argument("--benchmark", metavar="PATH", required=True, help="chunks or a list file")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")

@@ -176,6 +176,7 @@ class TokenTap:
         return tokens
 
     def close(self) -> None:
+        """Stop listening."""
         for hook in self._hooks:
             hook.remove()
 
@@ -223,10 +224,12 @@ class DinoEncoder(nn.Module):
 
     @property
     def channels(self) -> int:
+        """Width of the network's features."""
         return int(cast(Any, self.network).embed_dim)
 
     @property
     def layers(self) -> int:
+        """Number of its blocks."""
         return len(cast(Any, self.network).blocks)
 
     def train(self, mode: bool = True) -> DinoEncoder:

@@ -28,6 +28,7 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width) of the targets, pixels."""
         return (self.target_images.shape[-2], self.target_images.shape[-1])
 
 

@@ -45,7 +45,9 @@ class Source(Protocol):
         """Return what is worth a word in the log, or nothing."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, for `load_state_dict`."""
+        ...
 
     def load_state_dict(self, state: Mapping[str, Any], batches: int) -> None:
         """Go on after `batches` batches."""

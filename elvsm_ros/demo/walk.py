@@ -42,6 +42,7 @@ class WalkSettings:
 
     @property
     def frames(self) -> int:
+        """Number of images."""
         return round(self.seconds * self.rate)
 
     @property
