@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,13 +70,19 @@ def test_a_recording_is_played_as_it_is(
     assert heard == recorded
 
 
-def test_it_ends_when_asked(tmp_path: Path) -> None:
-    path = write_walk(tmp_path / "long", images=300)
-    process = player(path, "--topics", STREAMS.pose.name)
-    time.sleep(1.5)
+def test_it_ends_when_asked(tmp_path: Path, listener: Callable[[], dict[str, list[Any]]]) -> None:
+    path, pose = write_walk(tmp_path / "long", images=300), STREAMS.pose.name
+    process = player(path, "--topics", pose)
+    end = time.monotonic() + 60
+    while not listener()[pose] and process.poll() is None and time.monotonic() < end:
+        pass
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
+    with Bag(path) as bag:
+        recorded = bag.topics[pose].count
+    (played,) = re.findall(r"played (\d+) messages", output)
+    assert 0 < int(played) < recorded
 
 
 @pytest.mark.parametrize(
