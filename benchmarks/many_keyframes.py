@@ -26,7 +26,7 @@ OVERHEAD = 4096
 """Bytes that a keyframe may cost beside its picture: pose, intrinsics, Python's objects."""
 RESERVE = 8_000_000
 """Bytes that the allocator may keep for itself, however many keyframes there are."""
-SELECTION_LIMIT = 2.0
+SELECTION_LIMIT = 0.5
 """Milliseconds to choose the keyframes for a request of one view."""
 
 
@@ -100,7 +100,9 @@ def words(times: np.ndarray) -> str:
 def main() -> int:
     """Fill, measure, print, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="demo", help="weights (demo)")
+    parser.add_argument(
+        "--model", default="demo", help="weights (demo); 'random': a tiny model, when only selection counts"
+    )
     parser.add_argument("--device", default="cpu", help="PyTorch device (cpu)")
     parser.add_argument("--size", type=int, default=32, help="side of the keyframes in pixels (32)")
     parser.add_argument("--keyframes", type=int, default=10_000, help="keyframes (10000)")
@@ -108,7 +110,12 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = (options.size, options.size)
-    filling = Filling(ec.load_model(options.model, device=options.device), size, options.keyframes)
+    if options.model == "random":
+        config = ec.ModelConfig(width=64, head_dim=32, layers=1, patch_size=8)
+        model = ec.EfficientLVSM(config).eval().to(options.device)
+    else:
+        model = ec.load_model(options.model, device=options.device)
+    filling = Filling(model, size, options.keyframes)
     scene = filling.scene
     first = filling.insert(200)  # everything that is made once has been made by now
     before = resident()
