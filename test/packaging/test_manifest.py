@@ -17,7 +17,10 @@ from packaging.requirements import Requirement
 import elvsm_core
 
 catkin_pkg = pytest.importorskip("catkin_pkg.package", reason="needs the extra [ros]: run make")
-tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+tomllib = pytest.importorskip(
+    "tomllib" if sys.version_info >= (3, 11) else "tomli",
+    reason="needs tomli on Python 3.10: pip install tomli",
+)
 
 OWN = {"elvsm", "elvsm_core", "elvsm_ros", "training"}
 # Python module: the package.xml dependency or the PyPI package that brings it, where the names differ.
