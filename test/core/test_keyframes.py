@@ -43,6 +43,9 @@ def test_differences():
     metres, radians = keyframes.differences(at(), [at(3, 0, 4), at(yaw=30), at(1, yaw=-170)])
     np.testing.assert_allclose(metres, [5, 0, 1])
     np.testing.assert_allclose(np.rad2deg(radians), [0, 30, 170])
+    metres, radians = keyframes.differences(at(1, 2, 3, 30), [at(1, 2, 3, 50), at(1, 2, 1, -20)])
+    np.testing.assert_allclose(metres, [0, 2])
+    np.testing.assert_allclose(np.rad2deg(radians), [20, 50])
 
 
 def test_admission_looks_at_every_stored_pose():
@@ -186,12 +189,14 @@ def test_selection_takes_the_best_at_every_step(count):
     assert sorted(select(targets, views, 99)) == list(range(40))
 
 
-@pytest.mark.parametrize("count, extent", [(1, 20), (8, 1), (8, 20)])
-def test_thousands_of_views_are_searched_as_if_each_was_looked_at(count, extent):
+@pytest.mark.parametrize("count, extent, turn", [(1, 9, 9), (8, 20, 360), (8, 1, 9), (8, 6, 0), (8, 0, 90)])
+def test_thousands_of_views_are_searched_as_if_each_was_looked_at(count, extent, turn):
     """Near each other, targets rule most views out at once; far apart they do not. Nothing may depend on that."""
     rng = np.random.default_rng(6)
-    cameras, views = anywhere(rng, count, extent), keyframes.Views.of(anywhere(rng, keyframes.MANY + 100, 20))
-    targets, wanted = keyframes.Targets.of(cameras), [camera.T_world_cam for camera in cameras]
+    places = rng.uniform(0, (extent, extent / 20, extent, turn), (count, 4))
+    wanted = [at(8 + x, y, 8 + z, yaw) for x, y, z, yaw in places]
+    targets = keyframes.Targets.of([camera(T) for T in wanted])
+    views = keyframes.Views.of(anywhere(rng, keyframes.MANY + 100, 20))
     cost = np.array([
         np.linalg.norm(views.T_world_cam[:, :3, 3] - T[:3, 3], axis=1) / 2 - 2 * views.T_world_cam[:, :3, 2] @ T[:3, 2]
         for T in wanted
@@ -227,6 +232,14 @@ def test_shortlist_keeps_views_for_every_target():
     assert len(rows) == 12 and set(range(500, 506)) <= set(rows)
     assert rows == sorted(rows)
     assert shortlist([camera(at())], keyframes.Views.of([camera(T) for T in far[:5]]), 12) == [0, 1, 2, 3, 4]
+
+
+def test_shortlist_shares_out_half_of_its_places():
+    """What is best for the one target is better than all that there is for the other, but does not take it all."""
+    near, far = [at(0.01 * i) for i in range(100)], [at(500 + 8 + i) for i in range(50)]
+    views = keyframes.Views.of([camera(T) for T in near + far])
+    rows = shortlist([camera(at()), camera(at(500))], views, 16)
+    assert rows == [*range(12), *range(100, 104)]
 
 
 def test_as_many_views_as_are_wanted_are_used():
