@@ -93,8 +93,8 @@ class FusedEngine(Engine):
             if not given:
                 for image, place in zip(images + more * images[-1:], self._views.images, strict=False):
                     place.copy_(image)
-            for event in {self._read.pop(slot, None) for slot in slots}:
-                lane.wait(event)
+            for slot in slots:
+                lane.wait(self._read.pop(slot, None))
             key = ("encode", len(images) + more)
             self._encoder.run(key, partial(self._encode, key[1]))
             self._encoded += 1

@@ -76,8 +76,8 @@ def _heads(
             which = (head - OWN) // heads
             value = tl.where(which == 0, normed, raw)
             slot = tl.load(slots + row // tokens, mask=inside, other=0).to(tl.int64)
-            at = store + which.to(tl.int64) * kv_stride + slot * slot_stride + (row % tokens) * (heads * D)
-            tl.store(at + ((head - OWN) % heads) * D + d, value, mask=inside)
+            base = store + which.to(tl.int64) * kv_stride + slot * slot_stride + (row % tokens) * (heads * D)
+            tl.store(base + ((head - OWN) % heads) * D + d, value, mask=inside)
 
 
 def heads(
