@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 
 WARM_VIEWS = 8
 """Requests that use up to so many keyframes find everything prepared; others cost some milliseconds once."""
+TARGETS = (1, 2, 4, 8)
+"""Numbers of targets that are decoded at once."""
+CALM = 0.1
+"""Seconds without a request after which there is time to prepare for requests that nobody has made yet."""
+SIZES = 8
+"""Sizes of targets that are prepared for; each takes device memory."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,10 +71,14 @@ class Engine:
         self.native_size: tuple[int, int] = self.scene.image_size
         self.patch_size: int = self.model.config.patch_size
         self.device = str(self.model.device)
+        self._cuda = self.model.device.type == "cuda"  # encodes several views at once, and wants preparation
         self.insert_ms = Window()
         self._pace = Pace(most=GROUP)
         self._spare = 0  # keyframes that may be encoded again when there is time
         self._usual_views = min(settings.max_views or settings.capacity, settings.capacity)
+        self._sizes = {self.native_size}  # of targets, as far as they are prepared for
+        self._unprepared: list[tuple[tuple[int, int], int]] = []  # sizes, and numbers of targets
+        self._asked = 0.0  # when a request was last served, time.perf_counter()
         # So that neither the first keyframe nor the first requests wait for kernels to be chosen.
         self.scene.warm_up(view_counts=range(1, min(self._usual_views, WARM_VIEWS) + 1))
 
@@ -129,6 +139,8 @@ class Engine:
             raise RequestError(
                 "there is no keyframe yet: wait until images with poses have arrived (see ~/status)"
             )
+        self._asked = time.perf_counter()
+        self._expect(task.query.render_size)
         limit = self._pace.targets
         plan, shared = task.plan(self.scene), [(task, task.left(limit))]
         for other in waiting:
@@ -154,19 +166,31 @@ class Engine:
             first += len(part)
         self._pace.add(decode, len(cameras), start)
 
+    def _expect(self, size: tuple[int, int]) -> None:
+        """Note that targets of a size are asked for: others of that size will come, alone and together."""
+        if self._cuda and size not in self._sizes and len(self._sizes) < SIZES:
+            self._sizes.add(size)
+            self._unprepared += [(size, count) for count in TARGETS]
+
     def tidy(self) -> bool:
         """Do a little of what can wait until nobody asks for anything. Returns whether more is left.
 
-        Encodes a keyframe that a correction or a change of frame made stale, or prepares for a kind of request
-        that came unprepared.
+        Encodes keyframes that a correction or a change of frame made stale, or prepares for a kind of request
+        that came unprepared; after a while without requests, also for kinds that are to be expected.
         """
         try:
             if self._spare > 0:
-                self._spare -= 1
-                if self.scene.encode_stale(1):
+                count = min(self._spare, GROUP if self._cuda else 1)
+                self._spare -= count
+                if self.scene.encode_stale(count):
                     return True
                 self._spare = 0
-            return self.scene.capture_missing(1) > 0
+            if self.scene.capture_missing(1):
+                return True
+            if self._unprepared and time.perf_counter() - self._asked > CALM:
+                size, targets = self._unprepared.pop(0)
+                self.scene.warm_up([size], [self._usual_views], [targets])
+            return bool(self._unprepared)
         except Exception as error:  # what needs it will be told
             log.warning("work for idle times failed: %s", error)
             return False

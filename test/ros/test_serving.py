@@ -15,7 +15,7 @@ from rig import CAMERA, PATIENCE, picture, pose_at
 
 import elvsm_core as ec
 from elvsm_ros.corrections import Correction
-from elvsm_ros.engine import Engine
+from elvsm_ros.engine import CALM, SIZES, TARGETS, Engine
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
 from elvsm_ros.serving import GROUP, Rendering
@@ -206,3 +206,25 @@ def test_idle_work_encodes_what_a_correction_moved(small_model: Path) -> None:
         pytest.fail("keyframes that were moved were not encoded again while nobody asked for anything")
     finally:
         assert worker.stop(PATIENCE)
+
+
+def test_idle_work_prepares_for_the_sizes_that_are_asked_for(small_model: Path) -> None:
+    """As on a GPU; what is prepared for is noted here, and not done."""
+    engine = Engine(Settings.from_values({"model": str(small_model), "device": "cpu", "max_views": 2}))
+    for i in range(3):
+        engine.scene.insert(picture(i), ec.Camera(70, 70, 48, 32, 96, 64, pose_at(0.1 * i)))
+    engine._cuda = True
+    prepared: list[Any] = []
+    engine.scene.warm_up = lambda *kinds: prepared.append(kinds)  # type: ignore[method-assign, assignment]
+    engine.render(query(pose_at(0.1), size=engine.native_size))
+    engine.render(query(pose_at(0.1), size=(32, 48)))
+    assert engine.tidy() and not prepared, "there may be more requests coming"
+    time.sleep(1.5 * CALM)
+    while engine.tidy():
+        assert len(prepared) <= len(TARGETS)
+    assert prepared == [([(32, 48)], [2], [count]) for count in TARGETS], "one after the other"
+    for size in range(1, 2 * SIZES):
+        engine.render(query(pose_at(0.1), size=(32, 48 + 8 * size)))
+    time.sleep(1.5 * CALM)
+    while engine.tidy():
+        assert len(prepared) <= len(TARGETS) * SIZES, "there are as many sizes as clients think of"
