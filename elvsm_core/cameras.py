@@ -187,11 +187,3 @@ def normalize_poses(c2w: Tensor, scale_factor: float = 1.35) -> Tensor:
         )
     local[..., :3, 3] /= (scale_factor * extent)[..., None, None]
     return local
-
-
-def stack_cameras(cameras: list[Camera]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return T_world_cam [n, 4, 4] float64 and fxfycxcy [n, 4] float32 of n cameras."""
-    return (
-        np.stack([camera.T_world_cam for camera in cameras]),
-        np.array([camera.fxfycxcy for camera in cameras], dtype=np.float32),
-    )

@@ -38,5 +38,5 @@ def preprocess_frame(
 
 
 def c2w_from_w2c(w2c: ArrayLike) -> NDArray[np.float32]:
-    """Invert world-to-camera poses [..., 4, 4] in float64, then round to float32."""
+    """Invert world-to-camera poses [..., 4, 4] in float64, then round to float32. Raises numpy's LinAlgError."""
     return np.linalg.inv(np.asarray(w2c, dtype=np.float64)).astype(np.float32)

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from elvsm_core import CameraError, normalize_poses
 
 from .chunks import ChunkError
-from .frames import preprocess_frame
+from .frames import c2w_from_w2c, preprocess_frame
 from .re10k import DatasetError, FrameError, Scene, Store
 from .views import ViewSelectionError, evaluation_views, training_views
 
@@ -89,7 +89,7 @@ class SampleConfig:
 def _load(scene: Scene, views: Sequence[int], config: SampleConfig) -> dict[str, Tensor]:
     """Decode and preprocess frames; poses are normalised over all of them together."""
     try:
-        poses = np.linalg.inv(scene.w2c[list(views)])
+        poses = c2w_from_w2c(scene.w2c[list(views)])
     except np.linalg.LinAlgError as error:
         raise DatasetError(f"scene {scene.key} has poses that cannot be inverted") from error
     except IndexError as error:
@@ -111,7 +111,7 @@ def _load(scene: Scene, views: Sequence[int], config: SampleConfig) -> dict[str,
         if prepared[index][0].shape[1:] != config.size:
             raise _Skip(SKIPS[4])
     try:
-        c2w = normalize_poses(torch.from_numpy(poses.astype(np.float32)), config.scale_factor)
+        c2w = normalize_poses(torch.from_numpy(poses), config.scale_factor)
     except CameraError as error:
         raise _Skip(SKIPS[3]) from error
     return {
