@@ -142,9 +142,11 @@ class FusedModel:
             ops.norm_heads_(y, self._decoder_gains[layer], 2 * heads, 3 * heads)
             self._attend_self(t, y, count, block.self_attn)
             q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
+            ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
+            q = q.unflatten(1, (heads, -1)).unsqueeze(0)
             bounded = self._bounded[block.cross_attn]
-            parts = self.tuning.cross_attention(len(q), len(slots), bounded)
-            seen = ops.attend_views(q, self._cross_gains[layer], store[layer], slots, direct, parts, bounded)
+            parts = self.tuning.cross_attention(q.shape[1], len(slots), bounded)
+            seen = ops.attend_views(q, store[layer], slots, direct, parts, bounded)
             t.addmm_(seen.view(t.shape), block.cross_attn.fc.weight.t())
             self._mlp(t, block)
         return F.linear(layer_norm(t), self._model._head.weight)

@@ -20,10 +20,10 @@ LOG2E = 1.4426950408889634
 
 @triton.jit
 def _attend(
-    q, k, v, gain, out, lses, slots, queries, keys, count, parts,
+    q, k, v, out, lses, slots, queries, keys, count, parts,
     q_batch, q_row, k_batch, k_row, slot_stride, heads, scale,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr, EVEN: tl.constexpr,
-    SPLIT: tl.constexpr, NORM: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):  # fmt: skip
     h = tl.program_id(1)
     part, b = tl.program_id(2) % parts, tl.program_id(2) // parts
@@ -32,10 +32,6 @@ def _attend(
     inside = (row < queries)[:, None]
     q_at = q + b.to(tl.int64) * q_batch + row[:, None] * q_row + h * D + d[None, :]
     queries_bd = tl.load(q_at, mask=inside, other=0.0)
-    if NORM:
-        x = queries_bd.to(tl.float32)
-        x = (x * tl.rsqrt(tl.sum(x * x, 1) / D + 1e-5)[:, None]).to(queries_bd.dtype)
-        queries_bd = (x.to(tl.float32) * tl.load(gain + h * D + d).to(tl.float32)[None, :]).to(x.dtype)
     total = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, D), tl.float32)
     for i in range(count):
@@ -68,14 +64,11 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int, gain: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
     """Return results over each part of the keys [b·parts, n, h, D], and logarithms of their sums [parts, h, n].
 
     q [b, n, h, D]; k, v of the same strides: [b, m, h, D], `parts` divides m, or with slots [slots, m, h, D],
-    `parts` divides the number of slots named. b is 1 where parts are more than one. gain [h, D]: queries are
-    normalised here, as `ops.norm_heads_` does it.
+    `parts` divides the number of slots named. b is 1 where parts are more than one.
     """
     b, n, h, d = q.shape
     out = torch.empty(b * parts, n, h, d, device=q.device, dtype=q.dtype)
@@ -92,8 +85,8 @@ def attend(
     # Two or three large blocks fit into a multiprocessor: fewer than two rounds of them leave many idle.
     rows = 128 if triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device) else 64
     _attend[(triton.cdiv(n, rows), h, b * parts)](
-        q, k, v, q if gain is None else gain, out, lses, q if slots is None else slots, n, keys, count, parts,
+        q, k, v, out, lses, q if slots is None else slots, n, keys, count, parts,
         q.stride(0), q.stride(1), batch, k.stride(1), slot_stride, h, d**-0.5 * LOG2E,
-        d, rows, 64, slots is not None, keys % 64 == 0, parts > 1, gain is not None, num_warps=4, num_stages=3,
+        d, rows, 64, slots is not None, keys % 64 == 0, parts > 1, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, lses

@@ -135,21 +135,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int, bounded: bool) -> Tensor
     return _merged(outs.contiguous(), lses.contiguous())
 
 
-def attend_views(
-    q: Tensor, gain: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: int, bounded: bool
-) -> Tensor:
+def attend_views(q: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: int, bounded: bool) -> Tensor:
     """Attend to the views in slots (int32 [V]) of a layer [2, slots, tokens, h, D]; `parts` divides V.
 
-    q [n, h·D], contiguous: queries, to be normalised first, perhaps in place, with gain [h, D]. direct: these are
-    the first V slots, in order. Returns [1, n, h, D].
+    q [1, n, h, D]. direct: these are the first V slots, in order. Returns [1, n, h, D].
     """
-    heads = q.unflatten(1, gain.shape).unsqueeze(0)
-    if bounded and _has_kernel(heads):
-        return _merged(*_attention_kernels().attend(heads, layer[0], layer[1], slots, parts, gain))
-    norm_heads_(q, gain, len(gain), len(gain))
+    if bounded and _has_kernel(q):
+        return _merged(*_attention_kernels().attend(q, layer[0], layer[1], slots, parts))
     views = layer[:, : len(slots)] if direct else gather_slots(layer, slots)
     k, v = (x.flatten(0, 1).unsqueeze(0) for x in views)
-    return attend(heads, k, v, parts, False)
+    return attend(q, k, v, parts, False)
 
 
 def _attention_kernels() -> ModuleType:
