@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -53,3 +55,33 @@ def test_parameters_that_are_named_exist(page: Path) -> None:
     named = set(re.findall(r"-p (\w+):=", page.read_text()))
     named |= set(re.findall(r"`(\w+): [^`]*`", page.read_text()))
     assert not named - known
+
+
+def spoken(folder: Path) -> list[str]:
+    """Return the texts in a package's code, with all that is chosen between; names and numbers are left out."""
+    texts = []
+    for path in folder.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in set(ast.walk(tree)) - docstrings:
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            choices = [
+                [x.value for x in ast.walk(part) if isinstance(x, ast.Constant)] or ["\n"] for part in parts
+            ]
+            if isinstance(node, ast.JoinedStr | ast.Constant):
+                texts += ["".join(map(str, words)) for words in itertools.product(*choices)]
+    return texts
+
+
+def test_messages_that_are_explained_are_those_of_the_node(repository: Path) -> None:
+    page = (repository / "docs" / "troubleshooting.md").read_text()
+    tables = re.findall(r"^\| (?:it says|message) \|.*\n\| ---.*\n((?:\|.*\n)+)", page, re.M)
+    cells = [line.split(" | ")[0] for table in tables for line in table.splitlines()]
+    quoted = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    # Python says this one. And of each message the words count, not the names and numbers in it.
+    own = [text for text in quoted if not text.startswith("No module named")]
+    assert len(tables) == 3 and len(own) > 12
+    texts = spoken(repository / "elvsm_ros") + spoken(repository / "elvsm_core")
+    for text in own:
+        for words in re.split(r"'[^']*'|\b[\d.]+\b|\S+/\S+|\.\.\.|[():]", text):
+            assert any(words.strip() in said for said in texts), text
