@@ -27,7 +27,7 @@ ENGINES = ("auto", "eager", "fused")
 def camera_numbers(cameras: Sequence[Camera], frame: SceneFrame) -> NDArray[np.float32]:
     """Return [n, 16]: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels."""
     numbers = np.empty((len(cameras), 16), dtype=np.float32)
-    poses = np.stack([camera.T_world_cam for camera in cameras])
+    poses = np.array([camera.T_world_cam for camera in cameras])
     numbers[:, :12] = frame.to_model(poses)[:, :3].reshape(-1, 12)
     numbers[:, 12:] = [camera.fxfycxcy for camera in cameras]
     return numbers

@@ -134,6 +134,9 @@ class Views:
     def __len__(self) -> int:
         return len(self.T_world_cam)
 
+    def copy(self) -> Views:
+        return Views(self.T_world_cam.copy(), self.numbers.copy())
+
     def __getitem__(self, rows: Sequence[int] | NDArray[np.int64]) -> Views:
         return Views(self.T_world_cam[rows], self.numbers.take(rows, axis=1))
 

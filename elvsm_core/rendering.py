@@ -70,6 +70,9 @@ def check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
 
 def choose(store: KeyframeStore, cameras: Sequence[Camera], limit: int) -> tuple[list[int], Support]:
     """Return the ids of the keyframes that serve a request best, at most `limit`, and their support."""
+    if len(store) <= limit:
+        everything = store.views.copy()
+        return store.ids.tolist(), lambda: _support(keyframes.Targets.of(cameras), everything)
     targets = keyframes.Targets.of(cameras)
     # In order of age, so that the sums run in the order of a fresh scene with these views.
     rows = keyframes.most_useful(targets, store.views, limit)
