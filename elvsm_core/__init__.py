@@ -5,7 +5,8 @@ from .cache import CacheFullError, ViewCache
 from .cameras import Camera, CameraError, compute_rays, normalize_poses
 from .checkpoint import CheckpointError, load_model, save_model
 from .config import PRESETS, ConfigError, ModelConfig
-from .frame import FramePolicy, SceneFrame
+from .frame import SceneFrame
+from .frame_policy import FramePolicy
 from .images import ImageError, resize_and_crop
 from .model import EfficientLVSM
 from .persistence import Keyframe, SceneFileError

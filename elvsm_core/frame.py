@@ -7,10 +7,9 @@ import functools
 import math
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .cameras import CameraError, check_pose, mean_pose
+from .cameras import CameraError, check_pose
 
 MODEL_RANGE = 1 / 1.35
 """Largest |coordinate| of a camera centre in training, model units."""
@@ -49,10 +48,8 @@ class SceneFrame:
         never more than max_scale.
         """
         poses = np.asarray(T_world_cam, dtype=np.float64)
-        anchor = mean_pose(torch.from_numpy(poses)).numpy()
-        if not np.allclose(anchor[:3, :3] @ anchor[:3, :3].T, np.eye(3), atol=1e-6):
-            anchor = poses[-1].copy()  # views that face all ways have no mean direction
-            anchor[:3, 3] = poses[:, :3, 3].mean(0)
+        anchor = np.eye(4)
+        anchor[:3, :3], anchor[:3, 3] = mean_orientation(poses), poses[:, :3, 3].mean(0)
         extent = float(np.abs((poses[:, :3, 3] - anchor[:3, 3]) @ anchor[:3, :3]).max())
         # Below a millimetre the baseline is noise, and the scale would be, too.
         return cls(anchor, min(reach / extent, max_scale) if extent > 1e-3 else default_scale)
@@ -76,55 +73,26 @@ class SceneFrame:
         return SceneFrame(check_pose(T_new_old, "T_new_old") @ self.T_world_anchor, self.scale)
 
 
+def mean_orientation(T_world_cam: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean orientation [3, 3] of poses [n, 4, 4], as `mean_pose` has it; of the last one, where they
+    face all ways and there is none.
+    """
+    _, down, forward = T_world_cam[:, :3, :3].mean(0).T
+    right = cross(down, forward)
+    length, width = math.sqrt(forward @ forward), math.sqrt(right @ right)
+    if length < 1e-6 or width < 1e-6:
+        return T_world_cam[-1, :3, :3]
+    forward, right = forward / length, right / width
+    return np.array([right, cross(forward, right), forward]).T
+
+
+def cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cross product of two vectors [3]; numpy's own takes thirty times as long."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+
+
 def common_motion(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return T_new_old if poses [n, 4, 4] all moved by it, to a micrometre and a microradian."""
     T_new_old = new[0] @ np.linalg.inv(old[0])
     return T_new_old if np.allclose(T_new_old @ old, new, rtol=0, atol=1e-6) else None
-
-
-@dataclasses.dataclass(frozen=True)
-class FramePolicy:
-    """When an online scene chooses its frame anew.
-
-    freeze_after: number of keyframes up to which the frame follows them. window: number of newest keyframes
-    that a new frame is fitted to. reach: where the farthest of them comes to lie, model units; the rest of
-    the range is room to move on. limit: the frame is chosen anew when a keyframe lies farther out than this.
-    max_scale: model units per metre, so that the jitter of a camera that stands still is not blown up to the
-    whole range. shrink: the frame is also chosen anew when a new one would be larger in scale by this factor,
-    because the camera jumped and left a frame behind that spans both places.
-
-    The defaults were measured on a recorded walk (docs/decisions.md).
-    """
-
-    freeze_after: int = 4
-    window: int = 4
-    reach: float = 0.75 * MODEL_RANGE
-    limit: float = MODEL_RANGE
-    max_scale: float = 8.0
-    shrink: float = 4.0
-
-    def next_frame(self, current: SceneFrame | None, T_world_cam: NDArray[np.float64]) -> SceneFrame:
-        """Return the frame to use for keyframes T_world_cam [n, 4, 4], the newest last.
-
-        Returns `current` itself unless it has to change.
-        """
-        fresh = SceneFrame.fit(T_world_cam[-self.window :], self.reach, max_scale=self.max_scale)
-        if (
-            current is None
-            or len(T_world_cam) <= self.freeze_after
-            or current.extent(T_world_cam[-1:]) > self.limit
-            or fresh.scale > self.shrink * current.scale
-        ):
-            return fresh
-        return current
-
-    def frame_for(self, used: NDArray[np.float64], targets: NDArray[np.float64]) -> SceneFrame:
-        """Return the frame for a request outside of the current one: views used [n, 4, 4], targets [m, 4, 4].
-
-        It depends on the views alone as long as the targets lie in its range, so that requests which use the
-        same views share it.
-        """
-        frame = SceneFrame.fit(used, self.reach, max_scale=self.max_scale)
-        if frame.extent(targets) <= self.limit:
-            return frame
-        return SceneFrame.fit(np.concatenate([used, targets]), max_scale=self.max_scale)

@@ -16,7 +16,8 @@ from torch import Tensor
 from .cache import ViewCache
 from .cameras import Camera, check_pose
 from .engine import camera_numbers, make_engine
-from .frame import FramePolicy, SceneFrame, common_motion
+from .frame import SceneFrame, common_motion
+from .frame_policy import FramePolicy
 from .images import ImageLike
 from .model import EfficientLVSM
 from .paging import Pager, place_of
@@ -398,12 +399,14 @@ class Scene:
     def _frame_for(self, views: Sequence[int], cameras: Sequence[Camera]) -> SceneFrame | None:
         """Return the frame to render in when it is not the scene's."""
         assert self._frame is not None
-        targets = np.stack([camera.T_world_cam for camera in cameras])
-        if self._fixed_frame or self._frame.extent(targets) <= self._policy.limit:
+        if self._fixed_frame:
             return None
-        # Not where the robot is now: these views get a frame of their own for this request.
-        poses = np.stack([self._keyframes[view].camera.T_world_cam for view in views])
-        return self._policy.frame_for(poses, targets)
+        used = np.stack([self._keyframes[view].camera.T_world_cam for view in views])
+        targets = np.stack([camera.T_world_cam for camera in cameras])
+        if self._policy.suits(self._frame, used, targets):
+            return None
+        # Not where the robot is now, or not looking its way: the frame of another place, shared with its neighbours.
+        return self._policy.frame_for(used, targets)
 
     def _slots(self, plan: Plan) -> tuple[SceneFrame, list[int]]:
         """Return the frame to render in, and the slots that hold the views in it."""
