@@ -56,7 +56,7 @@ def plot(rows: Sequence[Row], title: str, path: str) -> None:
     size = rows[0].height, rows[0].width
     lines: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        if (row.height, row.width) == size and "keyframes" not in row.what and "moving" not in row.what:
+        if (row.height, row.width) == size and "keyframes" not in row.what and "mov" not in row.what:
             lines.setdefault((row.what, row.targets), []).append(row)
     for (what, targets), line in lines.items():
         views = [row.views for row in line]

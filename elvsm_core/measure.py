@@ -24,6 +24,8 @@ from .scene import Scene
 log = logging.getLogger(__name__)
 
 FRAME = SceneFrame(np.eye(4), 0.5)
+TOGETHER = 8
+"""Views that are moved and encoded again at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +229,15 @@ class Benchmark:
                     calls.append(self._baseline(baseline, views, targets))
                 both, *plain = self._compared(calls)
                 self._row("insert + render", views, targets, 1, both, plain[0][0] if plain else None)
+        if len(scene) > TOGETHER:
+            moved = partial(self._move_views, scene, itertools.count())
+            self._row(f"move {TOGETHER} views, encode them", len(scene), 0, TOGETHER, self.watch(moved))
+
+    def _move_views(self, scene: Scene, steps: Iterator[int]) -> None:
+        """Correct some views' poses, as a loop closure does, and encode them again."""
+        shift = 1e-3 * (1 + next(steps) % 2) * np.eye(4, k=3)
+        scene.update_poses({view: pose(view) + shift for view in scene.views[:TOGETHER]})
+        scene.encode_stale(TOGETHER)
 
     def _compared(self, calls: Sequence[Callable[[], object]]) -> list[tuple[float, float]]:
         if self.model.device.type == "cpu":
