@@ -237,6 +237,25 @@ def draw(path: Path, rows: list[Row], counts: list[int]) -> None:
     path.write_text("\n".join([*out, "</svg>"]) + "\n")
 
 
+def write(path: Path, metrics: Sequence[str], rows: list[Row]) -> None:
+    """Write rows as CSV, for `read`."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "keyframes", *metrics, "frames"])
+        writer.writerows([name, count, *means, frames] for name, count, means, frames in rows)
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a file of `write`; a single variant takes the file's name."""
+    with path.open(newline="") as file:
+        _, *lines = csv.reader(file)
+    alone = len({line[0] for line in lines}) == 1
+    return [
+        (path.stem if alone else name, int(count), [float(mean) for mean in means], int(frames))
+        for name, count, *means, frames in lines
+    ]
+
+
 def choosing_time(count: int, targets: int, step: float | None, repeats: int = 200) -> float:
     """Return the median milliseconds of choosing 8 of `count` random keyframes for some targets, as a scene does.
 
@@ -289,6 +308,13 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path, help="an SVG")
     parser.add_argument(
+        "--draw",
+        type=Path,
+        nargs="+",
+        metavar="CSV",
+        help="draw these files into --plot, and measure nothing",
+    )
+    parser.add_argument(
         "--time", action="store_true", help="measure how long choosing takes, and nothing else"
     )
     args = parser.parse_args()
@@ -299,6 +325,10 @@ def main() -> None:
                 f"8 of {count:6} keyframes: {one:.3f} ms for one target, {row:.3f} ms for eight in a row, "
                 f"{apart:.3f} ms for eight anywhere"
             )
+        return
+    if args.draw:
+        rows = [row for path in args.draw for row in read(path)]
+        draw(args.plot or parser.error("--draw needs --plot"), rows, sorted({row[1] for row in rows}))
         return
     model = ec.load_model(args.model, device=args.device)
     size = model.config.image_size
@@ -316,10 +346,7 @@ def main() -> None:
         ]
         print(f"{name:24}" + "   ".join(cells))
     if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["variant", "keyframes", *metrics, "frames"])
-            writer.writerows([name, count, *means, frames] for name, count, means, frames in rows)
+        write(args.csv, metrics, rows)
     if args.plot:
         draw(args.plot, rows, args.views)
 

@@ -66,6 +66,8 @@ def test_what_the_scene_does_is_scored_as_its_own_renders(script, tiny_model, af
                     scores.append(float(ec.metrics.psnr(out, out.new_tensor(truth))))
         assert rows["scene", 3][0] == pytest.approx(np.mean(scores), abs=1e-4)
         assert rows["scene", 3][2] == len(scores) == 5
+    script.write(tmp_path / "way.csv", measurement.metrics, measurement.table())
+    assert script.read(tmp_path / "way.csv") == measurement.table()
     script.draw(tmp_path / "chart.svg", measurement.table(), [1, 3])
     drawn = ET.parse(tmp_path / "chart.svg").getroot()
     assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 2
