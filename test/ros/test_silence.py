@@ -43,7 +43,7 @@ def test_missing_publishers_and_a_wrong_type_are_named_once(
     assert "/camera_info: 0 messages, 0 publishers (is its source running, and the topic remapped?)" in line
     assert "geometry_msgs/msg/PoseWithCovarianceStamped there while geometry_msgs/msg/PoseStamped" in line
     assert "pose_source chooses" in line
-    time.sleep(2.5 * LIMIT)
+    time.sleep(1.5 * LIMIT)
     assert len(warnings(node)) == 1  # and no further one while nothing changes
 
 
@@ -84,7 +84,7 @@ def test_a_qos_mismatch_is_named(start_node: Callable[..., NodeProcess], other: 
 def test_the_warning_can_be_turned_off(start_node: Callable[..., NodeProcess]) -> None:
     node = start_node(silence_warning=0.0, status_period=0.1)
     node.wait_for("active")
-    time.sleep(2.0)
+    time.sleep(1.0)  # a limit of no seconds would be reached at once
     assert not warnings(node)
 
 
