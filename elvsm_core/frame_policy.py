@@ -24,9 +24,9 @@ class FrameGrid:
     lies higher or lower, a pitch and a roll (docs/benchmarks.md). The steps were chosen accordingly.
     """
 
-    spread: float = 0.3
+    spread: float = 0.4
     cell: tuple[float, float, float] = (0.2, 0.1, 0.4)
-    turns: tuple[float, float, float] = (math.radians(15), math.radians(8), math.radians(8))
+    turns: tuple[float, float, float] = (math.radians(15), math.radians(6), math.radians(6))
     max_scale: float = 8.0
 
     def choose(self, used: NDArray[np.float64], targets: NDArray[np.float64]) -> SceneFrame:
