@@ -1,9 +1,11 @@
-"""Render a recorded walk online with one choice of the scene's frame: the figures in docs/decisions.md.
+"""Render a recorded walk in frames that are chosen in one way or another: the figures in docs/decisions.md.
 
-ELVSM_TEST_DATA=FOLDER python benchmarks/frame_policy.py --window 4 --reach 0.75 --limit 1 --max-views 4
+ELVSM_TEST_DATA=FOLDER python benchmarks/frame_policy.py --reach 0.375 --turn 30
+ELVSM_TEST_DATA=FOLDER python benchmarks/frame_policy.py --disturb
 
-FOLDER holds office_walk/. Frames become keyframes as in the node; from the second keyframe on, every other
-one is rendered from what was seen before.
+FOLDER holds office_walk/. Frames become keyframes as in the node. The first form renders the others as they come, from
+what was seen before, in the frames that the scene chooses. The second renders every third of them from the keyframes
+of the whole walk, in a frame fitted to those used and then shrunk, moved or turned, and in one from the grid of frames.
 """
 
 from __future__ import annotations
@@ -11,54 +13,157 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import elvsm_core as ec
 from elvsm_core.frame import MODEL_RANGE
+from elvsm_core.rendering import Plan
 from training.evaluate import load_frames
 
-DISTANCE, ANGLE = 0.15, np.deg2rad(10)
+DISTANCE, ANGLE = 0.2, float(np.deg2rad(15))
+FIRST = 4
+"""Keyframes before the first render."""
+REACH = 0.75 * MODEL_RANGE
+"""Where the farthest view lies in the frame that is disturbed."""
+
+Poses = NDArray[np.float64]
+Pick = Callable[[Poses, Poses], ec.SceneFrame]
+"""Gives the frame for views used and targets."""
+
+
+def psnr(scene: ec.Scene, camera: ec.Camera, truth: torch.Tensor, plan: Plan) -> float:
+    image = torch.from_numpy(scene.render_async([camera], plan=plan).result().images).permute(0, 3, 1, 2)
+    return float(ec.metrics.psnr(image / 255, truth.permute(2, 0, 1)[None] / 255))
+
+
+def disturbed(
+    scale: float = 1.0, turn: tuple[int, float] = (0, 0.0), move: tuple[int, float] = (0, 0.0)
+) -> Pick:
+    """Return a choice of frames: fitted, then its scale multiplied, turned about an axis of its anchor (degrees)
+    and moved along one (model units).
+    """
+
+    def pick(used: Poses, targets: Poses) -> ec.SceneFrame:
+        frame = ec.SceneFrame.fit(used, REACH, max_scale=8.0)
+        local = np.eye(4)
+        c, s = np.cos(np.deg2rad(turn[1])), np.sin(np.deg2rad(turn[1]))
+        i, j = (turn[0] + 1) % 3, (turn[0] + 2) % 3
+        local[i, i], local[i, j], local[j, i], local[j, j] = c, -s, s, c
+        local[move[0], 3] = move[1] / (frame.scale * scale)
+        return ec.SceneFrame(frame.T_world_anchor @ local, frame.scale * scale)
+
+    return pick
+
+
+ROWS: dict[str, Pick] = {
+    "as fitted": disturbed(),
+    "half the scale": disturbed(0.5),
+    "a quarter of the scale": disturbed(0.25),
+    "an eighth of the scale": disturbed(0.125),
+    **{
+        f"half, moved by 0.25 along {name}": disturbed(0.5, move=(axis, 0.25))
+        for axis, name in enumerate("xyz")
+    },
+    **{f"yaw {angle}": disturbed(turn=(1, angle)) for angle in (10, 20, 45, 90)},
+    "pitch 10": disturbed(turn=(0, 10)),
+    "roll 10": disturbed(turn=(2, 10)),
+    "of the grid": ec.FramePolicy().grid.choose,
+}
+
+
+class Walk:
+    """The recorded walk, and how its frames come to a scene."""
+
+    def __init__(self, frames: int):
+        self.model = ec.load_model("demo", device="cpu")
+        walk = load_frames(
+            str(Path(os.environ["ELVSM_TEST_DATA"]) / "office_walk"), self.model.config.image_size
+        )
+        self.pixels = [image.permute(1, 2, 0).contiguous() for image in walk.images[:frames]]
+        height, width = self.model.config.image_size
+        self.cameras = [
+            ec.Camera(*k.tolist(), width, height, T.double().numpy())
+            for T, k in zip(walk.c2w[:frames], walk.fxfycxcy[:frames], strict=True)
+        ]
+
+    def fill(self, scene: ec.Scene, held_out: Callable[[int], None]) -> None:
+        """Make keyframes; call back for every frame that is none, once there are enough keyframes."""
+        for index, (pixels, camera) in enumerate(zip(self.pixels, self.cameras, strict=True)):
+            if ec.keyframes.admit(camera.T_world_cam, scene.poses, DISTANCE, ANGLE):
+                scene.insert(pixels, camera)
+            elif len(scene) >= FIRST:
+                held_out(index)
+
+
+def online(walk: Walk, policy: ec.FramePolicy, max_views: int) -> None:
+    """Render as a robot would, and print quality and how often frames are changed and left."""
+    scene = ec.Scene(walk.model, policy=policy)
+    scores: list[float] = []
+    frames: list[ec.SceneFrame | None] = []
+    left = 0
+
+    def render(index: int) -> None:
+        nonlocal left
+        if not frames or frames[-1] is not scene.frame:
+            frames.append(scene.frame)
+        plan = scene.plan([walk.cameras[index]], max_views)
+        left += plan.frame is not None
+        scores.append(psnr(scene, walk.cameras[index], walk.pixels[index], plan))
+
+    walk.fill(scene, render)
+    print(
+        f"{np.mean(scores):.2f} dB, {len(scores)} renders, {left} of them in the frame of another place; "
+        f"{len(scene)} keyframes, {len(frames)} frames of the scene"
+    )
+
+
+def sensitivity(walk: Walk, max_views: int) -> None:
+    """Render in disturbed frames, and print the quality of each kind."""
+    scene, held_out = ec.Scene(walk.model), []
+    walk.fill(scene, held_out.append)
+    scores: dict[str, list[float]] = {name: [] for name in ROWS}
+    for index in held_out[::3]:
+        camera = walk.cameras[index]
+        views = scene.plan([camera], max_views).views
+        used = np.stack([scene.keyframe(view).camera.T_world_cam for view in views])
+        for name, pick in ROWS.items():
+            plan = Plan(views, pick(used, camera.T_world_cam[None]))
+            scores[name].append(psnr(scene, camera, walk.pixels[index], plan))
+    first = np.mean(scores["as fitted"])
+    for name, values in scores.items():
+        print(f"{name:32} {np.mean(values):6.2f} dB  {np.mean(values) - first:+.2f}")
 
 
 def main() -> None:
     """Run the command line."""
+    default = ec.FramePolicy()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--window", type=int, default=ec.FramePolicy.window)
-    parser.add_argument("--reach", type=float, default=0.75, help="share of the trained range")
+    parser.add_argument("--window", type=int, default=default.window)
+    parser.add_argument(
+        "--reach", type=float, default=default.reach / MODEL_RANGE, help="share of the trained range"
+    )
     parser.add_argument(
         "--limit", type=float, default=1.0, help="in trained ranges; -1: a frame for every request"
     )
+    parser.add_argument("--turn", type=float, default=np.rad2deg(default.turn), help="degrees")
     parser.add_argument("--max-views", type=int, default=4)
     parser.add_argument("--frames", type=int, default=120)
+    parser.add_argument("--disturb", action="store_true")
     args = parser.parse_args()
+    walk = Walk(args.frames)
+    if args.disturb:
+        sensitivity(walk, args.max_views)
+        return
     policy = dataclasses.replace(
-        ec.FramePolicy(), window=args.window, reach=args.reach * MODEL_RANGE, limit=args.limit * MODEL_RANGE
-    )
-    model = ec.load_model("demo", device="cpu")
-    walk = load_frames(str(Path(os.environ["ELVSM_TEST_DATA"]) / "office_walk"), model.config.image_size)
-    scene = ec.Scene(model, policy=policy)
-    renders, copies, fits, frame = [], [], 0, None
-    first = slice(args.frames)
-    for image, T, k in zip(walk.images[first], walk.c2w[first], walk.fxfycxcy[first], strict=True):
-        pixels = image.permute(1, 2, 0).contiguous()
-        camera = ec.Camera(*k.tolist(), pixels.shape[1], pixels.shape[0], T.double().numpy())
-        if ec.keyframes.admit(camera.T_world_cam, scene.poses, DISTANCE, ANGLE):
-            scene.insert(pixels, camera)
-            fits += scene.frame is not frame
-            frame = scene.frame
-            continue
-        if len(scene) < 2:
-            continue
-        nearest = scene.views[ec.keyframes.nearest(camera.T_world_cam, scene.poses, DISTANCE, ANGLE)[0]]
-        rendered = torch.from_numpy(scene.render([camera], args.max_views).images[0])
-        truth = pixels.permute(2, 0, 1)[None] / 255
-        for guess, scores in ((rendered, renders), (scene.keyframe(nearest).image, copies)):
-            scores.append(float(ec.metrics.psnr(guess.permute(2, 0, 1)[None] / 255, truth)))
-    print(f"{len(scene)} keyframes, frame fitted {fits} times, {len(renders)} renders")
-    print(f"render {np.mean(renders):.2f} dB, nearest keyframe {np.mean(copies):.2f} dB")
+        default, window=args.window, reach=args.reach * MODEL_RANGE, limit=args.limit * MODEL_RANGE,
+        turn=float(np.deg2rad(args.turn)),
+    )  # fmt: skip
+    online(walk, policy, args.max_views)
 
 
 if __name__ == "__main__":
