@@ -133,8 +133,9 @@ def test_a_walk_played_twice_over_dds(start_node: Callable[..., NodeProcess], pe
     for run in range(2):
         peer._stamp = START
         for i in range(12):
+            received = peer.status.images_received
             peer.send_frame(picture(i), pose_at(0.5 * i, y=7.0 * run))
-            peer.fresh_status()
+            peer.wait_for_status(lambda s, n=received: s.images_received > n, "the image's arrival")
         peer.wait_for_status(lambda s: s.keyframes == 12 and s.queue_length == 0, "12 keyframes")
         positions = [(p.position.x, p.position.y) for p in peer.keyframes[-1].poses]
         assert positions == [(0.5 * i, 7.0 * run) for i in range(12)]
