@@ -54,6 +54,14 @@ class SceneFrame:
         # Below a millimetre the baseline is noise, and the scale would be, too.
         return cls(anchor, min(reach / extent, max_scale) if extent > 1e-3 else default_scale)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SceneFrame):
+            return NotImplemented
+        return self.scale == other.scale and np.array_equal(self.T_world_anchor, other.T_world_anchor)
+
+    def __hash__(self) -> int:
+        return hash((self.scale, self.T_world_anchor.tobytes()))
+
     @functools.cached_property
     def _T_anchor_world(self) -> NDArray[np.float64]:
         return np.asarray(np.linalg.inv(self.T_world_anchor), dtype=np.float64)

@@ -145,7 +145,7 @@ class Engine:
         plan, shared = task.plan(self.scene), [(task, task.left(limit))]
         for other in waiting:
             room = limit - sum(len(cameras) for _, cameras in shared)
-            if room < 1 or plan.frame is not None:
+            if room < 1:
                 break
             if other.fits(task) and other.plan(self.scene) == plan and other.begin():
                 shared.append((other, other.left(room)))

@@ -114,6 +114,24 @@ def test_requests_of_equal_plans_share_a_decode_and_get_what_they_get_alone(rig:
     assert first.future.result().views != elsewhere.future.result().views
 
 
+def test_requests_far_from_the_robot_share_decodes_as_well(rig: Rig) -> None:
+    far = [query(pose_at(5.0 + 0.001 * i)) for i in range(3)]
+    plans = [
+        rig.worker.call(lambda engine, q=q: engine.scene.plan(Rendering(q, list).cameras, 2)) for q in far
+    ]
+    assert all(plan.result(PATIENCE).frame is not None for plan in plans)
+    rig.go.clear()
+    first = rig.submit(query(pose_at(0.1)))
+    time.sleep(0.05)
+    tasks = [first, *(rig.submit(wanted) for wanted in far)]
+    rig.go.set()
+    for task in tasks:
+        task.future.result(PATIENCE)
+    assert sorted(rig.decodes) == [1, 3]
+    for task in tasks:
+        rig.check(task)
+
+
 def test_a_large_request_is_cut_and_others_come_between(rig: Rig) -> None:
     rig.go.clear()
     large = rig.submit(query(*(pose_at(0.01 * i) for i in range(5 * GROUP + 3))), pool=True)
