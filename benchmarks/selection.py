@@ -6,7 +6,7 @@ ELVSM_TEST_DATA=FOLDER python benchmarks/selection.py --lpips   # FOLDER holds l
 python benchmarks/selection.py --time               # how long choosing takes among many
 
 FOLDER holds office_walk/. Frames become keyframes as in the node; of the others, every few are rendered with each
-way to choose and each number of keyframes: from what was seen before, in the frame that the scene has then; with
+way to choose and each number of keyframes: from what was seen before, in the frame that a scene takes for them; with
 --afterwards from the keyframes of the whole walk, in a frame for each request.
 """
 
@@ -171,17 +171,16 @@ class Measurement:
     def _score(self, scene: ec.Scene, image: NDArray[np.uint8], camera: ec.Camera, own_frame: bool) -> None:
         ids = scene.views
         stored = keyframes.Views.of([scene.keyframe(view).camera for view in ids])
-        place, frame = camera.T_world_cam[None], None
-        own_frame = own_frame or scene.plan([camera], 1).frame is not None  # out of the range of the scene's
+        place, policy = camera.T_world_cam[None], ec.FramePolicy()
         truth = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
         known: dict[tuple[int, ...], list[float]] = {}
         for variant in self._variants:
             for count in self._counts:
                 views = tuple(sorted(ids[row] for row in VARIANTS[variant](camera, stored, count)))
                 if views not in known:
-                    if own_frame:
-                        poses = np.stack([scene.keyframe(view).camera.T_world_cam for view in views])
-                        frame = ec.FramePolicy().frame_for(poses, place)
+                    poses = np.stack([scene.keyframe(view).camera.T_world_cam for view in views])
+                    stays = not own_frame and scene.frame and policy.suits(scene.frame, poses, place)
+                    frame = None if stays else policy.frame_for(poses, place)
                     out = scene.render_tensor([camera], plan=Plan(views, frame)).clamp(0, 1).cpu()
                     known[views] = [float(METRICS[name](out, truth)) for name in self.metrics]
                 self.scores[variant, count].append(known[views])
