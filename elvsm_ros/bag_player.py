@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
+    from elvsm_ros.spinning import LEAVE, leaving
+
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("elvsm_bag_player", enable_rosout=False, start_parameter_services=False)
     try:
@@ -184,8 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bag_player: {error}", file=sys.stderr)
         return 2
     finally:
-        node.destroy_node()
-        rclpy.shutdown()
+        with leaving(LEAVE):
+            node.destroy_node()
+            rclpy.shutdown()
     return 0
 
 

@@ -29,6 +29,7 @@ from elvsm_ros.conversions import (
     pose_to_matrix,
     stamp_ns,
 )
+from elvsm_ros.spinning import LEAVE, leaving
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POLL = 0.05
@@ -99,8 +100,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(timeout_sec=0.5)
         self._thread.join(0.5)
-        self._node.destroy_node()
-        rclpy.shutdown()
+        with leaving(LEAVE):
+            self._node.destroy_node()
+            rclpy.shutdown()
 
     @property
     def keyframes(self) -> NDArray[np.float64]:

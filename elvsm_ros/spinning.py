@@ -1,9 +1,11 @@
-"""What rclpy's executors leave to do: work that other threads hand back, futures of other threads, faults."""
+"""What rclpy leaves to do: work that other threads hand back, futures of other threads, faults, a punctual end."""
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -13,6 +15,9 @@ from rclpy.node import Node
 from rclpy.task import Future as RosFuture
 
 T = TypeVar("T")
+
+LEAVE = 10.0
+"""Seconds that programs around the node are given to leave the network."""
 
 InvalidHandle = (
     rclpy_implementation.InvalidHandle
@@ -38,6 +43,20 @@ async def wait_for(node: Node, future: Future[T]) -> T:
     future.add_done_callback(wake)
     await waiter
     return future.result()
+
+
+@contextlib.contextmanager
+def leaving(seconds: float) -> Iterator[None]:
+    """Leave the DDS network in this context: the process ends with status 1 unless that is done within `seconds`.
+
+    A participant can get stuck for ever while another one says farewell (Fast DDS 3.2: its timers and a receiving
+    thread wait for each other), holding Python's lock: only a thread outside of Python gets the process to end then.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def spin(node: Node, executor: Executor, stop_asked: Callable[[], bool]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import sys
@@ -56,12 +55,9 @@ def _run(make: Callable[[], ElvsmNode], args: list[str] | None) -> int:
         status = 0 if started or stop_asked else 1
     if not status:
         spinning.spin(node, executor, lambda: bool(stop_asked))
-    # Participants that leave a DDS network together can spin in each other's farewells for ever (Fast DDS 3.2),
-    # holding Python's lock: only a thread outside of Python gets the process to end then.
-    faulthandler.dump_traceback_later(1.6, exit=True)
-    node.close(timeout=0.5)
-    executor.shutdown(timeout_sec=0.5)
-    node.destroy_node()
-    rclpy.try_shutdown()
-    faulthandler.cancel_dump_traceback_later()
+    with spinning.leaving(1.6):
+        node.close(timeout=0.5)
+        executor.shutdown(timeout_sec=0.5)
+        node.destroy_node()
+        rclpy.try_shutdown()
     return status

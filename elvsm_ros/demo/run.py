@@ -92,9 +92,9 @@ def _watch(
     torch.set_num_threads(1)  # the node needs the cores
     with contextlib.ExitStack() as stack:
         topic, kind = clock(streams)
+        # It leaves the network before the others, for the reason that `stop` gives: one of them that gets stuck
+        # in its farewell can be killed.
         client = stack.enter_context(Client(topic, node.check, clock_type=kind))
-        # Before this process leaves the network, for the reason that `stop` gives.
-        stack.callback(stop, children)
         with console.status("waiting for the node to load its model"):
             client.wait_for_node(NODE_TIMEOUT)
         console.print(f"elvsm_node runs: model {client.status.model!r} on {client.status.device}")

@@ -80,9 +80,9 @@ class NodeCheck:
             stack.callback(stop, children)
             folder = self._options.out
             node = start_node(streams, self._options.parameters, folder, children, self._options.rate)
+            # It leaves the network before the others, for the reason that `stop` gives: one of them that gets
+            # stuck in its farewell can be killed.
             client = stack.enter_context(Client(topic, node.check, clock_type=kind))
-            # Before this process leaves the network, for the reason that `stop` gives.
-            stack.callback(stop, children)
             client.wait_for_node(NODE_TIMEOUT)
             options = self._options
             player = start_player(

@@ -26,7 +26,7 @@ from elvsm.msg import Keyframes, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError, Intrinsics
-from elvsm_ros.spinning import call_later
+from elvsm_ros.spinning import LEAVE, call_later, leaving
 
 TICK = 0.1
 """Seconds between looks at whether the node is there and calls have ended."""
@@ -105,8 +105,9 @@ class Link:
         self._thread.join(0.5)
         self._fail_all("the viewer ends")
         self.trajectory.destroy()
-        self.node.destroy_node()
-        rclpy.try_shutdown()
+        with leaving(LEAVE):
+            self.node.destroy_node()
+            rclpy.try_shutdown()
 
     def call(self, service: str, request: Any, done: Done, timeout: float = 20.0) -> None:
         """Call a service of the node. `done` is called once, whatever happens, mostly on the link's thread."""

@@ -1,8 +1,10 @@
-"""The small parts of the node: admission, percentiles, reports."""
+"""The small parts of the node: admission, percentiles, reports, a punctual end."""
 
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -115,3 +117,18 @@ def test_unforeseen_faults_name_the_exception(clock: Clock) -> None:
     assert text.startswith("rendering failed: ValueError: cannot reshape")
     assert lines == ["internal: " + text]
     assert "Traceback" in details[0]
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(60, 1), (0, 0)])
+def test_a_process_that_gets_stuck_while_leaving_ends(seconds: int, status: int) -> None:
+    """Stuck as Fast DDS is: in a library, with Python's lock in its hands."""
+    code = f"""
+import ctypes
+from elvsm_ros.spinning import leaving
+with leaving(0.5):
+    ctypes.PyDLL(None).sleep({seconds})
+ctypes.CDLL(None).sleep(1)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
+    assert ended.returncode == status, ended.stderr
+    assert ("Timeout" in ended.stderr) is bool(status)
