@@ -16,16 +16,17 @@ class FrameGrid:
     """Which frames there are, and which of them suits some views.
 
     A frame of the set looks in one of the directions that are multiples of `turns` (yaw, pitch and roll, radians),
-    has a power of two as its scale, and its anchor on a grid with steps of `cell` along its x, y and z (right,
-    down, forward), model units. It is chosen so that the farthest view lies between half of `spread` and `spread`
-    from their middle. What is chosen depends on the poses given and on nothing else.
+    has a power of four as its scale, and its anchor on a grid with steps of `cell` along its x, y and z (right,
+    down, forward), model units. It is chosen so that the farthest view or target lies between a quarter of
+    `spread` and `spread` from the middle of the views. What is chosen depends on the poses given and on nothing
+    else.
 
     The model hardly minds a small scale, an anchor some way ahead or behind, and another yaw; it does mind one that
     lies higher or lower, a pitch and a roll (docs/benchmarks.md). The steps were chosen accordingly.
     """
 
     spread: float = 0.4
-    cell: tuple[float, float, float] = (0.2, 0.1, 0.4)
+    cell: tuple[float, float, float] = (0.3, 0.1, 0.6)
     turns: tuple[float, float, float] = (math.radians(15), math.radians(6), math.radians(6))
     max_scale: float = 8.0
 
@@ -36,7 +37,7 @@ class FrameGrid:
         offsets = (np.concatenate([used, targets])[:, :3, 3] - middle) @ rotation
         # The last digits must not decide between two scales.
         farthest = max(float(np.abs(offsets).max()), self.spread / self.max_scale) * (1 - 1e-9)
-        scale = 2.0 ** math.floor(math.log2(self.spread / farthest))
+        scale = 4.0 ** math.floor(math.log(self.spread / farthest, 4))
         steps = np.array(self.cell) / scale
         anchor = np.eye(4)
         anchor[:3, :3] = rotation

@@ -58,9 +58,9 @@ def test_the_frame_of_a_place_suits_its_views(metres):
         assert np.linalg.det(anchor) > 0
         assert angle(anchor, mean_orientation(used)) < 9, "half a step of yaw, pitch and roll at most"
         middle = np.abs(frame.to_model([pose(used[:, :3, 3].mean(0))])[0, :3, 3])
-        assert (middle <= [0.1001, 0.0501, 0.2001]).all()
-        assert frame.scale <= 8 and np.log2(frame.scale) % 1 == 0
-        assert frame.extent(used) <= 0.61 and (metres < 0.01 or frame.extent(used) > 0.05)
+        assert (middle <= [0.1501, 0.0501, 0.3001]).all()
+        assert frame.scale <= 8 and np.log2(frame.scale) % 2 == 0
+        assert frame.extent(used) <= 0.71 and (metres < 0.01 or frame.extent(used) > 0.05)
 
 
 def test_neighbours_get_the_same_frame():
