@@ -103,10 +103,12 @@ def main() -> None:
     )
     parser.add_argument("--keyframes", type=int, default=32, help="in the scene at the start (32)")
     parser.add_argument("--keyframe-rate", type=float, default=5.0, help="new ones a second; 0: none (5)")
+    parser.add_argument("--capacity", type=int, default=64, help="encoded views that the device holds (64)")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     settings = {
         "image_transport": "compressed", "max_keyframes": 400, "keyframe_max_rate": 0.0, "keyframe_distance": 0.09,
+        "capacity": options.capacity,
     }  # fmt: skip
     step = context.Value("i", 0)
     with (
@@ -182,8 +184,8 @@ def _report(
     pace = f"{options.rate:g} requests/s each" if options.rate else "without pause"
     harness.report(
         f"{options.clients} clients {pace}: {len(rows)} requests, {failures} failed, {len(rows) / seconds:.1f}/s; "
-        f"{inserted} keyframes meanwhile; max_views {options.max_views}, model {options.model}, on "
-        f"{harness.machine(options.device)}",
+        f"{inserted} keyframes meanwhile; max_views {options.max_views}, capacity {options.capacity}, "
+        f"model {options.model}, on {harness.machine(options.device)}",
         figures,
         options.json,
     )
