@@ -7,7 +7,7 @@ python benchmarks/selection.py --time               # how long choosing takes am
 
 FOLDER holds office_walk/. Frames become keyframes as in the node; of the others, every few are rendered with each
 way to choose and each number of keyframes: from what was seen before, in the frame that a scene takes for them; with
---afterwards from the keyframes of the whole walk, in a frame for each request.
+--afterwards from the keyframes of the whole walk, in a frame fitted to those used and the target, as in training.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Measurement:
             self._score(scene, image, camera, True)
         return f"{len(scene)} keyframes, {rendered} frames rendered"
 
-    def _score(self, scene: ec.Scene, image: NDArray[np.uint8], camera: ec.Camera, own_frame: bool) -> None:
+    def _score(self, scene: ec.Scene, image: NDArray[np.uint8], camera: ec.Camera, fitted: bool) -> None:
         ids = scene.views
         stored = keyframes.Views.of([scene.keyframe(view).camera for view in ids])
         place, policy = camera.T_world_cam[None], ec.FramePolicy()
@@ -179,8 +179,11 @@ class Measurement:
                 views = tuple(sorted(ids[row] for row in VARIANTS[variant](camera, stored, count)))
                 if views not in known:
                     poses = np.stack([scene.keyframe(view).camera.T_world_cam for view in views])
-                    stays = not own_frame and scene.frame and policy.suits(scene.frame, poses, place)
-                    frame = None if stays else policy.frame_for(poses, place)
+                    if fitted:
+                        frame = ec.SceneFrame.fit(np.concatenate([poses, place]), max_scale=policy.max_scale)
+                    else:
+                        suits = scene.frame and policy.suits(scene.frame, poses, place)
+                        frame = None if suits else policy.frame_for(poses, place)
                     out = scene.render_tensor([camera], plan=Plan(views, frame)).clamp(0, 1).cpu()
                     known[views] = [float(METRICS[name](out, truth)) for name in self.metrics]
                 self.scores[variant, count].append(known[views])
