@@ -15,7 +15,7 @@ from rig import CAMERA, PATIENCE, picture, pose_at
 
 import elvsm_core as ec
 from elvsm_ros.corrections import Correction
-from elvsm_ros.engine import CALM, SIZES, TARGETS, Engine
+from elvsm_ros.engine import SIZES, TARGETS, Engine
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
 from elvsm_ros.serving import GROUP, Rendering
@@ -226,7 +226,7 @@ def test_idle_work_encodes_what_a_correction_moved(small_model: Path) -> None:
         assert worker.stop(PATIENCE)
 
 
-def test_idle_work_prepares_for_the_sizes_that_are_asked_for(small_model: Path) -> None:
+def test_idle_work_prepares_for_the_sizes_that_are_asked_for(small_model: Path, monkeypatch: Any) -> None:
     """As on a GPU; what is prepared for is noted here, and not done."""
     engine = Engine(Settings.from_values({"model": str(small_model), "device": "cpu", "max_views": 2}))
     for i in range(3):
@@ -236,13 +236,13 @@ def test_idle_work_prepares_for_the_sizes_that_are_asked_for(small_model: Path) 
     engine.scene.warm_up = lambda *kinds: prepared.append(kinds)  # type: ignore[method-assign, assignment]
     engine.render(query(pose_at(0.1), size=engine.native_size))
     engine.render(query(pose_at(0.1), size=(32, 48)))
+    monkeypatch.setattr("elvsm_ros.engine.CALM", 600.0)
     assert engine.tidy() and not prepared, "there may be more requests coming"
-    time.sleep(1.5 * CALM)
+    monkeypatch.setattr("elvsm_ros.engine.CALM", 0.0)
     while engine.tidy():
         assert len(prepared) <= len(TARGETS)
     assert prepared == [([(32, 48)], [2], [count]) for count in TARGETS], "one after the other"
     for size in range(1, 2 * SIZES):
         engine.render(query(pose_at(0.1), size=(32, 48 + 8 * size)))
-    time.sleep(1.5 * CALM)
     while engine.tidy():
         assert len(prepared) <= len(TARGETS) * SIZES, "there are as many sizes as clients think of"
