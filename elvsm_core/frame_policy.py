@@ -87,7 +87,7 @@ class FramePolicy:
     limit: float = MODEL_RANGE
     max_scale: float = 8.0
     shrink: float = 4.0
-    turn: float = math.radians(30)
+    turn: float = math.radians(20)
     grid: FrameGrid = FrameGrid()
 
     def next_frame(self, current: SceneFrame | None, T_world_cam: NDArray[np.float64]) -> SceneFrame:
