@@ -161,8 +161,7 @@ class FusedEngine(Engine):
         self, slots: Sequence[int], targets: int, size: tuple[int, int]
     ) -> tuple[int, bool, int, tuple[int, int]]:
         """Return what makes a kind of request: views, whether they lie in the first slots, targets, size."""
-        direct = self._network.gathers and list(slots) == list(range(len(slots)))
-        return len(slots), direct, targets, size
+        return len(slots), list(slots) == list(range(len(slots))), targets, size
 
     def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
         cameras = self._request.floats[: 16 * targets].view(targets, 16)
@@ -182,9 +181,8 @@ class FusedEngine(Engine):
             self._warm_up_encoder()
             with self._rendering:
                 self._set(np.stack([some_camera(size)] * self.batch), range(self.cache.capacity))
-            places = (False, True) if self._network.gathers else (False,)
             for count in views:
-                for key in ((count, direct, n, size) for n in sorted(kinds) for direct in places):
+                for key in ((count, direct, n, size) for n in sorted(kinds) for direct in (False, True)):
                     self._decoder.capture(key, partial(self._paint, *key))
         log.info("%d CUDA graphs captured", len(self._encoder) + len(self._decoder))
 

@@ -90,12 +90,6 @@ class FusedModel:
         self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
         self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]
 
-    @property
-    def gathers(self) -> bool:
-        """Whether views that do not lie in the first slots, in order, are copied before they are attended to."""
-        kernel = self.device.type == "cuda" and self.dtype == torch.bfloat16
-        return not (kernel and all(self._bounded[b.cross_attn] for b in self._decoder))
-
     def _rows(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self.dtype).expand(self.config.heads, -1).contiguous()
 

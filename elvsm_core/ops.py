@@ -140,11 +140,11 @@ def attend_views(q: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: i
 
     q [1, n, h, D]. direct: these are the first V slots, in order. Returns [1, n, h, D].
     """
-    if bounded and _has_kernel(q):
+    if not direct and bounded and _has_kernel(q):
         return _merged(*_attention_kernels().attend(q, layer[0], layer[1], slots, parts))
     views = layer[:, : len(slots)] if direct else gather_slots(layer, slots)
     k, v = (x.flatten(0, 1).unsqueeze(0) for x in views)
-    return attend(q, k, v, parts, False)
+    return attend(q, k, v, parts, bounded)
 
 
 def _attention_kernels() -> ModuleType:
