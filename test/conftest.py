@@ -37,10 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _torch_threads() -> None:
-    """Use two threads at most, one where processes share the tests: small tensors gain nothing from more."""
+    """Use one thread: several gain nothing from small tensors, and wait for each other where processes share cores."""
     import torch
 
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -27,15 +27,6 @@ def many(repository: Path) -> Iterator[ModuleType]:
     del sys.modules["many_keyframes"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads wait for each other at every step of so small a model."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc to see memory")
 def test_memory_is_bounded_as_calculated(many: ModuleType) -> None:
     torch.manual_seed(0)
