@@ -183,13 +183,19 @@ def _costs(wanted: NDArray[np.float64], stored: NDArray[np.float64]) -> NDArray[
     # From an origin nearby, so that what is multiplied out keeps its digits.
     origin = wanted[:3, :1]
     here, there = (wanted[:3] - origin).astype(np.float32), (stored[:3] - origin).astype(np.float32)
-    cost = (-2 * here.T) @ there
+    cost = _products(-2 * here, there)
     cost += np.einsum("in,in->n", there, there)
     cost += np.einsum("im,im->m", here, here)[:, None]
     np.sqrt(np.abs(cost, out=cost), out=cost)
     cost *= np.float32(0.5)
-    cost -= (2 * wanted[3:].T).astype(np.float32) @ stored[3:].astype(np.float32)
+    cost -= _products((2 * wanted[3:]).astype(np.float32), stored[3:].astype(np.float32))
     return cost
+
+
+def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the products [m, n] of vectors [3, m] and [3, n]."""
+    # Some builds of OpenBLAS wake all of their threads for a product with one vector, which takes longer than it.
+    return np.einsum("im,in->mn", a, b) if a.shape[1] == 1 else a.T @ b
 
 
 def _around(wanted: NDArray[np.float64], stored: NDArray[np.float64], count: int) -> NDArray[np.int64] | None:
