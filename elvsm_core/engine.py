@@ -69,7 +69,7 @@ class Prepared:
         """Fill `copy`, memory of its own on the host: best done while the device encodes the image."""
         if self._event is not None:
             self._event.synchronize()
-        self.copy.copy_(self._host)
+        np.copyto(self.copy.numpy(), self._host.numpy())  # on this thread: others take longer to wake up
 
 
 class Engine:

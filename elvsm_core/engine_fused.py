@@ -15,7 +15,7 @@ from .cache import ViewCache
 from .cameras import Camera
 from .engine import Engine, Pending, Prepared, batches, log, some_camera
 from .fused import FusedModel, Tuning
-from .graphs import Graphs, Inputs, Lane, pinned
+from .graphs import Graphs, Inputs, Lane, copy_within_host, pinned
 from .images import ImageLike, check_image, resize_and_crop
 from .model import EfficientLVSM
 
@@ -65,9 +65,11 @@ class FusedEngine(Engine):
         if tensor.is_cuda:
             self._encoding.follow()
         with self._encoding as lane, torch.inference_mode():
+            given = tensor
             if not tensor.is_cuda:
-                tensor = pinned(tuple(tensor.shape), torch.uint8, self.model.device).copy_(tensor)
-            resized, resized_camera = resize_and_crop(tensor, camera, self.image_size, self.model.device)
+                given = pinned(tuple(tensor.shape), torch.uint8, self.model.device)
+                copy_within_host(tensor, given.numpy())
+            resized, resized_camera = resize_and_crop(given, camera, self.image_size, self.model.device)
             host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
             host.copy_(resized, non_blocking=True)
             return Prepared(resized, resized_camera, host, lane.record())
