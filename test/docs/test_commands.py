@@ -97,6 +97,6 @@ def test_every_program_is_described() -> None:
     named = {program for page in PAGES for program, _ in commands(page)}
     assert named >= set(SCRIPTS)
     files = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
-    # What others share, and what runs the commands of one section one after another.
-    more = {"benchmarks/harness.py", "benchmarks/soak_results.py", "benchmarks/recording.py"}
+    # What others share.
+    more = {"benchmarks/harness.py", "benchmarks/soak_results.py"}
     assert files - named <= more, "a benchmark whose figures stand nowhere?"
