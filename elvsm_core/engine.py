@@ -13,6 +13,7 @@ from torch import Tensor
 from .cache import ViewCache
 from .cameras import Camera
 from .frame import SceneFrame
+from .graphs import copy_within_host
 from .images import ImageLike, resize_and_crop, to_uint8
 from .model import EfficientLVSM
 
@@ -69,7 +70,7 @@ class Prepared:
         """Fill `copy`, memory of its own on the host: best done while the device encodes the image."""
         if self._event is not None:
             self._event.synchronize()
-        np.copyto(self.copy.numpy(), self._host.numpy())  # on this thread: others take longer to wake up
+        copy_within_host(self._host, self.copy.numpy())
 
 
 class Engine:
