@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from selection import FIRST, office
 
 import elvsm_core as ec
 from elvsm_core.frame import MODEL_RANGE
 from elvsm_core.rendering import Plan
-from training.evaluate import load_frames
 
 DISTANCE, ANGLE = 0.2, float(np.deg2rad(15))
-FIRST = 4
-"""Keyframes before the first render."""
 REACH = 0.75 * MODEL_RANGE
 """Where the farthest view lies in the frame that is disturbed."""
 
@@ -72,7 +68,7 @@ ROWS: dict[str, Pick] = {
     **{f"yaw {angle}": disturbed(turn=(1, angle)) for angle in (10, 20, 45, 90)},
     "pitch 10": disturbed(turn=(0, 10)),
     "roll 10": disturbed(turn=(2, 10)),
-    "of the grid": ec.FramePolicy().grid.choose,
+    "of the grid": ec.FramePolicy().frame_for,
 }
 
 
@@ -81,15 +77,9 @@ class Walk:
 
     def __init__(self, frames: int):
         self.model = ec.load_model("demo", device="cpu")
-        walk = load_frames(
-            str(Path(os.environ["ELVSM_TEST_DATA"]) / "office_walk"), self.model.config.image_size
-        )
-        self.pixels = [image.permute(1, 2, 0).contiguous() for image in walk.images[:frames]]
-        height, width = self.model.config.image_size
-        self.cameras = [
-            ec.Camera(*k.tolist(), width, height, T.double().numpy())
-            for T, k in zip(walk.c2w[:frames], walk.fxfycxcy[:frames], strict=True)
-        ]
+        walk = list(office(slice(frames), self.model.config.image_size))
+        self.pixels = [torch.from_numpy(pixels) for pixels, _ in walk]
+        self.cameras = [camera for _, camera in walk]
 
     def fill(self, scene: ec.Scene, held_out: Callable[[int], None]) -> None:
         """Make keyframes; call back for every frame that is none, once there are enough keyframes."""

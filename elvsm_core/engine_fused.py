@@ -80,25 +80,21 @@ class FusedEngine(Engine):
             self._encoding.follow()  # they may come from the caller's stream
         start = 0
         for count, computed in batches(len(images), self.batch if self._cuda else 1, self._cuda):
-            part = slice(start, start + count)
-            self._encode_batch(list(images[part]), cameras[part], list(slots[part]), computed - count)
+            # The last view is computed more than once where that makes it a number that was captured.
+            rows = [start + min(i, count - 1) for i in range(computed)]
+            self._encode_batch([images[row] for row in rows], cameras[rows], [slots[row] for row in rows])
             start += count
 
-    def _encode_batch(
-        self, images: list[Tensor], cameras: NDArray[np.float32], slots: list[int], more: int
-    ) -> None:
-        """Encode a batch, the last view `more` times again, so that a captured number is computed."""
+    def _encode_batch(self, images: list[Tensor], cameras: NDArray[np.float32], slots: list[int]) -> None:
         with self._encoding as lane:
-            given = [] if any(image.is_cuda for image in images) else images + more * images[-1:]
-            cameras = np.concatenate([cameras, *more * [cameras[-1:]]]) if more else cameras
-            self._views.send(cameras, slots + more * slots[-1:], given)
-            if not given:
-                for image, place in zip(images + more * images[-1:], self._views.images, strict=False):
+            on_host = not any(image.is_cuda for image in images)
+            self._views.send(cameras, slots, images if on_host else ())
+            if not on_host:
+                for image, place in zip(images, self._views.images, strict=False):
                     place.copy_(image)
             for slot in slots:
                 lane.wait(self._read.pop(slot, None))
-            key = ("encode", len(images) + more)
-            self._encoder.run(key, partial(self._encode, key[1]))
+            self._encoder.run(len(images), partial(self._encode, len(images)))
             self._encoded += 1
             event = lane.record()
         if event is not None:
@@ -198,7 +194,7 @@ class FusedEngine(Engine):
             while count <= (self.batch if self._cuda else 1):
                 with self._encoding:
                     self._views.send(np.stack([some_camera(self.image_size)] * count), [slot] * count)
-                self._encoder.capture(("encode", count), partial(self._encode, count))
+                self._encoder.capture(count, partial(self._encode, count))
                 count *= 2
         finally:
             self.cache.evict(slot)

@@ -54,13 +54,16 @@ class SceneFrame:
         # Below a millimetre the baseline is noise, and the scale would be, too.
         return cls(anchor, min(reach / extent, max_scale) if extent > 1e-3 else default_scale)
 
+    @functools.cached_property
+    def numbers(self) -> tuple[float, bytes]:
+        """What a frame consists of, as a key: equal frames map the world in the same way."""
+        return self.scale, (self.T_world_anchor + 0.0).tobytes()  # with one kind of zero
+
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SceneFrame):
-            return NotImplemented
-        return self.scale == other.scale and np.array_equal(self.T_world_anchor, other.T_world_anchor)
+        return self.numbers == other.numbers if isinstance(other, SceneFrame) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.scale, self.T_world_anchor.tobytes()))
+        return hash(self.numbers)
 
     @functools.cached_property
     def _T_anchor_world(self) -> NDArray[np.float64]:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from .frame import MODEL_RANGE, SceneFrame, cross, mean_orientation
 
+MAX_SCALE = 8.0
+"""Model units per metre."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameGrid:
@@ -28,15 +31,19 @@ class FrameGrid:
     spread: float = 0.4
     cell: tuple[float, float, float] = (0.3, 0.1, 0.6)
     turns: tuple[float, float, float] = (math.radians(15), math.radians(6), math.radians(6))
-    max_scale: float = 8.0
 
-    def choose(self, used: NDArray[np.float64], targets: NDArray[np.float64]) -> SceneFrame:
-        """Return the frame for views used [n, 4, 4] and targets [m, 4, 4], T_world_cam in metres."""
+    def choose(
+        self, used: NDArray[np.float64], targets: NDArray[np.float64], max_scale: float = MAX_SCALE
+    ) -> SceneFrame:
+        """Return the frame for views used [n, 4, 4] and targets [m, 4, 4], T_world_cam in metres.
+
+        max_scale: see `FramePolicy`.
+        """
         rotation = self._snapped(mean_orientation(used))
         middle = used[:, :3, 3].mean(0)
         offsets = (np.concatenate([used, targets])[:, :3, 3] - middle) @ rotation
         # The last digits must not decide between two scales.
-        farthest = max(float(np.abs(offsets).max()), self.spread / self.max_scale) * (1 - 1e-9)
+        farthest = max(float(np.abs(offsets).max()), self.spread / max_scale) * (1 - 1e-9)
         scale = 4.0 ** math.floor(math.log(self.spread / farthest, 4))
         steps = np.array(self.cell) / scale
         anchor = np.eye(4)
@@ -85,7 +92,7 @@ class FramePolicy:
     window: int = 4
     reach: float = 0.375 * MODEL_RANGE
     limit: float = MODEL_RANGE
-    max_scale: float = 8.0
+    max_scale: float = MAX_SCALE
     shrink: float = 4.0
     turn: float = math.radians(20)
     grid: FrameGrid = FrameGrid()
@@ -115,7 +122,7 @@ class FramePolicy:
 
     def frame_for(self, used: NDArray[np.float64], targets: NDArray[np.float64]) -> SceneFrame:
         """Return the frame for a request that the scene's does not suit: views used [n, 4, 4], targets [m, 4, 4]."""
-        return self.grid.choose(used, targets)
+        return self.grid.choose(used, targets, self.max_scale)
 
     def _turned(self, frame: SceneFrame, T_world_cam: NDArray[np.float64]) -> float:
         """Return by how many radians the mean orientation of poses differs from a frame's."""

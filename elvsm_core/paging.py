@@ -18,11 +18,6 @@ Place = tuple[float, bytes] | None
 """Where a view was encoded: None in the scene's own frame, else in another one, by its numbers."""
 
 
-def place_of(frame: SceneFrame) -> Place:
-    """Return what tells a frame that is not the scene's own from others."""
-    return frame.scale, frame.T_world_anchor.tobytes()
-
-
 class Pager:
     """Encode views into slots, their own, a free one or the least recently used one.
 

@@ -20,7 +20,7 @@ from .frame import SceneFrame, common_motion
 from .frame_policy import FramePolicy
 from .images import ImageLike
 from .model import EfficientLVSM
-from .paging import Pager, place_of
+from .paging import Pager
 from .persistence import Keyframe, StoredScene, read_scene, write_scene
 from .rendering import PendingRendering, Plan, Rendering, SceneError, check_request, choose, support_by
 from .store import KeyframeStore
@@ -412,7 +412,7 @@ class Scene:
         """Return the frame to render in, and the slots that hold the views in it."""
         used = [(view, self._keyframes[view]) for view in plan.views]
         if plan.frame is not None:
-            return plan.frame, self._pager.slots(used, plan.frame, place_of(plan.frame))
+            return plan.frame, self._pager.slots(used, plan.frame, plan.frame.numbers)
         assert self._frame is not None
         return self._frame, self._pager.slots(used, self._frame)
 
