@@ -58,8 +58,10 @@ def walk(office_bag: Path, small_model: Path) -> Iterator[Walk]:
         with Bag(office_bag) as bag:
             frames = list(PosedFrames(bag, find_streams(bag)))
         walk = Walk(node, peer, demo_weights(), frames)
-        command = [sys.executable, "-m", "elvsm_ros.bag_player", str(office_bag), "--wait", "30", "--topics"]
-        player = subprocess.Popen([*command, *TOPICS])
+        command = [sys.executable, "-m", "elvsm_ros.bag_player", str(office_bag), "--topics", *TOPICS]
+        # What is sent before the node has heard of the player is lost, which may be seconds.
+        command += ["--wait", "30", "--listeners", *(f"{topic}=1" for topic in TOPICS)]
+        player = subprocess.Popen(command)
         peer.wait_for_status(lambda s: s.keyframes >= 2, "the first keyframes")
         while player.poll() is None:
             received = peer.status.images_received
