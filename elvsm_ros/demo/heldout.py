@@ -67,6 +67,7 @@ class Walked:
         self._recent: collections.deque[Frame] = collections.deque()
         # By the bytes of their poses, as the node publishes them; None where the frame was not seen.
         self._taken: dict[bytes, Frame | View | None] = {}
+        self._unseen: list[NDArray[np.float64]] = []
         self.path: list[NDArray[np.float64]] = []
         self.newest_keyframe = 0
 
@@ -75,6 +76,7 @@ class Walked:
         while self._next is not None and self._next.stamp <= clock:
             self._recent.append(self._next)
             self.path.append(self._next.T_world_cam)
+            self._unseen = [T for T in self._unseen if not self._take(T, self._next)]
             self._next = next(self._frames, None)
         while self._recent and self._recent[0].stamp < clock - self._memory:
             self._recent.popleft()
@@ -82,12 +84,17 @@ class Walked:
     def learn(self, keyframes: NDArray[np.float64]) -> None:
         """Take note of the node's keyframes, T_world_cam [n, 4, 4]."""
         for T in keyframes:
-            if T.tobytes() in self._taken:
-                continue
-            frame = next((f for f in self._recent if _same(f.T_world_cam, T[None])), None)
-            self._taken[T.tobytes()] = frame
-            if frame is not None:
-                self.newest_keyframe = max(self.newest_keyframe, frame.stamp)
+            if T.tobytes() not in self._taken and not any(self._take(T, frame) for frame in self._recent):
+                self._taken[T.tobytes()] = None
+                self._unseen.append(T)
+
+    def _take(self, T: NDArray[np.float64], frame: Frame) -> bool:
+        """Note it, and tell, if a keyframe was made of a frame."""
+        if not _same(frame.T_world_cam, T[None]):
+            return False
+        self._taken[T.tobytes()] = frame
+        self.newest_keyframe = max(self.newest_keyframe, frame.stamp)
+        return True
 
     def candidate(self, keyframes: NDArray[np.float64], after: int, clock: int) -> Frame | None:
         """Return the held-out frame behind the camera that is furthest from all keyframes, or None.

@@ -102,6 +102,18 @@ def test_a_keyframe_whose_frame_was_not_seen_has_no_image(walked: Walked) -> Non
     assert walked.keyframe_image(stored[0], (24, 32)) is None
 
 
+def test_a_keyframe_that_is_known_before_its_frame_has_passed_gets_its_image(walked: Walked) -> None:
+    """On a busy machine the node's list may overtake the messages that tell how far the walk is."""
+    walked.advance(stamp(2))
+    walked.learn(keyframes(3))
+    walked.advance(stamp(9))
+    walked.learn(keyframes(3))
+    image = walked.keyframe_image(frame(3).T_world_cam, (24, 32))
+    assert image is not None
+    np.testing.assert_array_equal(image, picture(3))
+    assert walked.newest_keyframe == stamp(3)
+
+
 def test_nearest_weighs_angle_against_distance(walked: Walked) -> None:
     turned = at(0.0)
     c, s = np.cos(np.radians(20)), np.sin(np.radians(20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
-from recordings import write_topics
+from recordings import write_topics, write_walk
 
 SECONDS = 5
 
@@ -127,6 +128,15 @@ def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:
     output = finish(process)
     assert process.returncode == 1, output
     assert "no better than copying" in output
+
+
+def test_a_walk_that_is_over_before_anything_was_rendered(tmp_path: Path, blind_model: Path) -> None:
+    """A node that is too slow for a short recording is asked afterwards: everybody gets a figure."""
+    bag = write_walk(tmp_path / "walk")
+    process = start(tmp_path, "--bag", bag, "--model", blind_model, "--film-frames", 0, "--rate", 200)
+    output = finish(process)
+    renders = re.search(r"│ renders +│ (\d+)", output)
+    assert renders and int(renders[1]) >= 2, output
 
 
 def test_a_model_that_is_not_there(out: Path) -> None:
