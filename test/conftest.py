@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TEST_DATA_VARIABLE = "ELVSM_TEST_DATA"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -99,3 +103,24 @@ def blind_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "blind.safetensors"
     ec.save_model(model, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a headless Chromium that draws WebGL on the CPU, or skip the test.
+
+    Playwright keeps an event loop in this thread meanwhile, and other tests start one of their own.
+    """
+    fetched = Path(sys.prefix) / "browser" / "chromium"
+    names = [os.environ.get("ELVSM_BROWSER"), str(fetched), *BROWSERS]
+    path = next((found for found in (shutil.which(name) for name in names if name) if found), None)
+    if path is None:
+        pytest.skip("needs Chromium: run make test with a network, install one, or set ELVSM_BROWSER to one")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra [dev]: run make")
+    with playwright.sync_playwright() as session:
+        browser = session.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+        )
+        yield browser
+        browser.close()

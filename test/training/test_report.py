@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -149,18 +148,6 @@ def test_an_evaluation_without_results_of_a_scene_still_shows_the_others(model, 
     summary = Summary({"psnr": 2.0}, results, {samples.keys[2]: "frame 4 does not decode"}, {})
     page = gallery_page(make_gallery(model, samples, summary, 60, 0, []))
     assert len(data_of(page)["cards"]) == 2 and "frame 4 does not decode" in page
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("there is no chromium to open the report with")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def test_sorting_paging_finding_and_enlarging(browser, tmp_path):
