@@ -28,7 +28,9 @@ def test_the_table_of_frames_sorts_by_what_is_clicked(
     column = heads.index("online")
 
     def shown() -> list[float]:
-        return [float(text) for text in table.locator(f"tbody td:nth-child({column + 1})").all_text_contents()]
+        return [
+            float(text) for text in table.locator(f"tbody td:nth-child({column + 1})").all_text_contents()
+        ]
 
     for order in (values, values[::-1]):
         table.locator("th button").nth(column).click()

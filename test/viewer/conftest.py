@@ -11,6 +11,7 @@ import pytest
 # For `rig`, which is no test and in no package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ros"))
 
+
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that pictures of the page go to: ELVSM_SCREENSHOTS, or one that pytest removes."""
