@@ -86,15 +86,9 @@ class Watch:
         self._player.check()
         progress.update(task, completed=round(self._length), note=self._note())
         self.client.settle(self.look)
-        if not self.walked.path:
+        if not self.walked.path and not len(self.client.keyframes):
             raise CallFailed("the recording was played, but nothing of it arrived over the network")
-        while len(self._views) < FEW:
-            self._node.check()
-            view = self._ask(after, self.client.clock)
-            if view is None:
-                break
-            after = self._start + round(view.time * SECOND)
-            self._views.append(view)
+        self._catch_up(after)
         status = self.client.status
         return Results(
             self._views,
@@ -103,6 +97,22 @@ class Watch:
             status.images_received,
             status.images_dropped,
         )
+
+    def _catch_up(self, after: int) -> None:
+        """Ask for a few views of a walk that was over before more of them could be rendered.
+
+        All of it has been played by now, whether the messages that tell so arrived or not.
+        """
+        end = self._start + round(self._length * SECOND)
+        self.walked.advance(end)
+        self.look()
+        while len(self._views) < FEW:
+            self._node.check()
+            view = self._ask(after, end)
+            if view is None:
+                return
+            after = self._start + round(view.time * SECOND)
+            self._views.append(view)
 
     def look(self) -> None:
         """Take note of what has gone over the network since the last look."""

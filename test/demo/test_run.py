@@ -133,7 +133,7 @@ def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:
 def test_a_walk_that_is_over_before_anything_was_rendered(tmp_path: Path, blind_model: Path) -> None:
     """A node that is too slow for a short recording is asked afterwards: everybody gets a figure."""
     bag = write_walk(tmp_path / "walk")
-    process = start(tmp_path, "--bag", bag, "--model", blind_model, "--film-frames", 0, "--rate", 200)
+    process = start(tmp_path, "--bag", bag, "--model", blind_model, "--film-frames", 0, "--rate", 20)
     output = finish(process)
     renders = re.search(r"│ renders +│ (\d+)", output)
     assert renders and int(renders[1]) >= 2, output
