@@ -36,6 +36,11 @@ class ViewCache:
         self._store = torch.zeros((layers, 2, capacity, tokens, heads, head_dim), device=device, dtype=dtype)
         self.clear()
 
+    @staticmethod
+    def view_nbytes(layers: int, tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        """Return the memory of one slot, bytes."""
+        return 2 * layers * tokens * heads * head_dim * dtype.itemsize
+
     @property
     def capacity(self) -> int:
         """Number of slots, free or not."""

@@ -21,6 +21,7 @@ from elvsm_ros.pace import Decode, Pace
 from elvsm_ros.parameters import Settings
 from elvsm_ros.requests import Query, RequestError
 from elvsm_ros.serving import GROUP, Rendering
+from elvsm_ros.slots import slots
 from elvsm_ros.stats import Window
 
 log = logging.getLogger(__name__)
@@ -62,12 +63,10 @@ class Engine:
 
     def __init__(self, settings: Settings):
         self.model = ec.load_model(settings.model, device=settings.device, dtype=settings.dtype)
-        self.scene = ec.Scene(
-            self.model,
-            capacity=settings.capacity,
-            image_size=(settings.image_size[0], settings.image_size[1]) if settings.image_size[0] else None,
-            max_keyframes=settings.max_keyframes,
-        )
+        size = settings.image_size
+        image_size = (size[0], size[1]) if size[0] else self.model.config.image_size
+        capacity = slots(settings.capacity, self.model, image_size)
+        self.scene = ec.Scene(self.model, capacity, image_size, max_keyframes=settings.max_keyframes)
         self.native_size: tuple[int, int] = self.scene.image_size
         self.patch_size: int = self.model.config.patch_size
         self.device = str(self.model.device)
@@ -75,7 +74,7 @@ class Engine:
         self.insert_ms = Window()
         self._pace = Pace(most=GROUP)
         self._spare = 0  # keyframes that may be encoded again when there is time
-        self._usual_views = min(settings.max_views or settings.capacity, settings.capacity)
+        self._usual_views = min(settings.max_views or capacity, capacity)
         self._sizes = {self.native_size}  # of targets, as far as they are prepared for
         self._unprepared: list[tuple[tuple[int, int], int]] = []  # sizes, and numbers of targets
         self._asked = 0.0  # when a request was last served, time.perf_counter()

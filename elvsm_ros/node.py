@@ -112,7 +112,7 @@ class ElvsmNode(LifecycleNode):
             return Result.FAILURE
         self.get_logger().info(
             f"model {settings.model!r} on {self._device}, {self._native_size[1]}x{self._native_size[0]} "
-            f"pixels, {settings.capacity} views; conversions by {conversions.provider().name}"
+            f"pixels, {self._parts.scene.capacity} views; conversions by {conversions.provider().name}"
         )
         return Result.SUCCESS
 

@@ -30,8 +30,10 @@ class Settings:
         choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
     capacity: int = parameter(
-        64, "Encoded views that the device holds, allocated when the node is configured.", low=1, high=4096
-    )
+        0, "Encoded views that the device holds, allocated when the node is configured. 0: 64, and on a GPU as many "
+        "more, up to 256, as a quarter of its free memory holds.",
+        low=0, high=4096,
+    )  # fmt: skip
     max_keyframes: int = parameter(
         1000,
         "Keyframes kept in host memory; beyond it the most redundant one is forgotten.",

@@ -283,7 +283,7 @@ class Evaluation:
 
         def make() -> ec.Scene:
             return ec.Scene(
-                self._engine.model, settings.capacity, scene.image_size, max_keyframes=settings.max_keyframes
+                self._engine.model, scene.capacity, scene.image_size, max_keyframes=settings.max_keyframes
             )
 
         def step() -> None:

@@ -27,6 +27,7 @@ from elvsm_ros.evaluation.results import OFFLINE, ONLINE, RENDER, HeldOut, NodeR
 from elvsm_ros.live import NODE_TIMEOUT, clock, start_node, start_player
 from elvsm_ros.parameters import Settings
 from elvsm_ros.processes import Child, stop
+from elvsm_ros.slots import slots
 
 PATIENCE = 1.0
 """Seconds that the node gets to make a keyframe of an image before the frames after it are asked for anyway."""
@@ -213,7 +214,10 @@ class NodeCheck:
         if not node_kept or (same and not again):
             return
         scene = ec.Scene(
-            self._model, self._settings.capacity, self._size, max_keyframes=self._settings.max_keyframes
+            self._model,
+            slots(self._settings.capacity, self._model, self._size),
+            self._size,
+            max_keyframes=self._settings.max_keyframes,
         )
         pictures = self._pictures(set(node_kept))
         for count, stamp in enumerate(node_kept, 1):

@@ -95,7 +95,7 @@ def test_what_cannot_be_configured_is_named_and_can_be_corrected(
     [
         ({"model": "/nowhere/none.safetensors"}, "/nowhere/none.safetensors"),
         ({"pose_source": "stars"}, "pose_source must be one of pose, odom"),
-        ({"capacity": 0}, "capacity"),
+        ({"capacity": -1}, "capacity"),
         ({"keyframe_distence": 0.1}, "'keyframe_distance' perhaps"),
         ({"keyframe_distance": 1}, "keyframe_distance"),
     ],

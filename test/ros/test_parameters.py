@@ -48,7 +48,7 @@ def test_every_parameter_is_described_and_bounded(row: parameters.Row) -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"capacity": 0}, "capacity must be from 1 to 4096, got 0"),
+        ({"capacity": -1}, "capacity must be from 0 to 4096, got -1"),
         ({"capacity": True}, "type int"),
         ({"keyframe_distance": -1.0}, "keyframe_distance must be from 0.001"),
         ({"keyframe_distance": float("nan")}, "keyframe_distance"),
@@ -81,7 +81,7 @@ def test_settings_do_not_change() -> None:
     settings = Settings()
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.capacity = 3  # type: ignore[misc]
-    assert settings.replaced({"capacity": 3}).capacity == 3 and settings.capacity == 64
+    assert settings.replaced({"capacity": 3}).capacity == 3 and settings.capacity == 0
 
 
 def test_only_live_parameters_change_at_run_time() -> None:

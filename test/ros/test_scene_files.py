@@ -160,7 +160,7 @@ def test_a_scene_comes_back_as_it_was(pair: Pair, peer: Peer, lists: list[Keyfra
     assert answer.success and answer.keyframes == 4, answer.message
     assert Path(answer.path) == folder / "kitchen.safetensors"
     extra = read_scene(answer.path).extra
-    assert extra["world_frame"] == "map" and extra["settings"]["capacity"] == 64
+    assert extra["world_frame"] == "map" and extra["settings"]["max_keyframes"] == 1000
     assert len(extra["model"]["id"]) == 12
 
     assert peer.call(Trigger, "/elvsm/reset", Trigger.Request()).success
