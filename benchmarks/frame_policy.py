@@ -21,6 +21,7 @@ from selection import FIRST, office
 
 import elvsm_core as ec
 from elvsm_core.frame import MODEL_RANGE
+from elvsm_core.frame_policy import FrameGrid
 from elvsm_core.rendering import Plan
 
 DISTANCE, ANGLE = 0.2, float(np.deg2rad(15))
@@ -146,7 +147,14 @@ def main() -> None:
     parser.add_argument("--disturb", action="store_true")
     parser.add_argument("--every", type=int, default=3, help="of the frames, with --disturb (3)")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="NAME")
+    parser.add_argument(
+        "--spread", type=float, nargs="+", default=[], help="with --disturb: other spreads of the grid, too"
+    )
     args = parser.parse_args()
+    for spread in args.spread:
+        name = f"of a grid with spread {spread:g}"
+        ROWS[name] = dataclasses.replace(default, grid=FrameGrid(spread=spread)).frame_for
+        args.rows.append(name)
     walk = Walk(args.frames)
     if args.disturb:
         sensitivity(walk, args.max_views, args.every, args.rows)

@@ -103,7 +103,12 @@ def main() -> None:
     )
     parser.add_argument("--keyframes", type=int, default=32, help="in the scene at the start (32)")
     parser.add_argument("--keyframe-rate", type=float, default=5.0, help="new ones a second; 0: none (5)")
-    parser.add_argument("--capacity", type=int, default=64, help="encoded views that the device holds (64)")
+    parser.add_argument(
+        "--capacity",
+        type=int,
+        default=0,
+        help="encoded views that the device holds; 0: what the node chooses (0)",
+    )
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     settings = {
