@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,17 +41,24 @@ class Client:
 
     def send(self, poses: list[Any], **fields: Any) -> Goal:
         messages = [p if isinstance(p, Pose) else conversions.matrix_to_pose(p) for p in poses]
-        goal = Goal()
-        goal.sent = self._peer.on_executor(
-            lambda: self._client.send_goal_async(
-                RenderTrajectory.Goal(poses=messages, **fields),
-                feedback_callback=lambda message: goal.feedback.append(message.feedback),
-            )
-        )
-        wait_until(goal.sent.done, "an answer to the goal")
+        for _ in range(3):
+            goal = Goal()
+            goal.sent = self._peer.on_executor(partial(self._send, messages, fields, goal.feedback.append))
+            with contextlib.suppress(AssertionError):
+                wait_until(goal.sent.done, "an answer to the goal", timeout=15.0)
+                break
+            # DDS loses the answer to a client that it has not introduced to the server yet; any client asks again.
+        else:
+            raise AssertionError("three goals went without an answer")
         assert goal.sent.result().accepted
         goal.ended = self._peer.on_executor(goal.sent.result().get_result_async)
         return goal
+
+    def _send(self, poses: list[Pose], fields: dict[str, Any], keep: Callable[[Any], None]) -> Any:
+        return self._client.send_goal_async(
+            RenderTrajectory.Goal(poses=poses, **fields),
+            feedback_callback=lambda message: keep(message.feedback),
+        )
 
     def close(self) -> None:
         self._peer.on_executor(self._client.destroy)
