@@ -70,16 +70,13 @@ class Watch:
     def follow(self, progress: Progress) -> Results:
         """Ask for held-out views until the player has ended. Raises ProcessDied, CallFailed, BagError."""
         task = progress.add_task("", total=round(self._length), note="s")
-        asked = after = 0  # stamps: the clock when a view was last asked for, and that view's own
+        asked = 0  # stamp: the clock when a view was last asked for
         while self._player.status is None:
             self._node.check()
             self.look()
             clock = self.client.clock
-            if clock - asked >= self._options.every * SECOND:
-                view = self._ask(after, clock)
-                if view is not None:
-                    asked, after = clock, self._start + round(view.time * SECOND)
-                    self._views.append(view)
+            if clock - asked >= self._options.every * SECOND and self._measure(clock):
+                asked = clock
             seconds = max(0.0, min((clock - self._start) / SECOND, self._length))
             progress.update(task, completed=round(seconds), note=self._note())
             time.sleep(TICK)
@@ -88,7 +85,7 @@ class Watch:
         self.client.settle(self.look)
         if not self.walked.path and not len(self.client.keyframes):
             raise CallFailed("the recording was played, but nothing of it arrived over the network")
-        self._catch_up(after)
+        self._catch_up()
         status = self.client.status
         return Results(
             self._views,
@@ -98,7 +95,7 @@ class Watch:
             status.images_dropped,
         )
 
-    def _catch_up(self, after: int) -> None:
+    def _catch_up(self) -> None:
         """Ask for a few views of a walk that was over before more of them could be rendered.
 
         All of it has been played by now, whether the messages that tell so arrived or not.
@@ -106,13 +103,16 @@ class Watch:
         end = self._start + round(self._length * SECOND)
         self.walked.advance(end)
         self.look()
-        while len(self._views) < FEW:
+        while len(self._views) < FEW and self._measure(end):
             self._node.check()
-            view = self._ask(after, end)
-            if view is None:
-                return
-            after = self._start + round(view.time * SECOND)
+
+    def _measure(self, clock: int) -> bool:
+        """Ask for a held-out view after the last one and up to a stamp, and tell whether there was one."""
+        after = self._start + round(self._views[-1].time * SECOND) if self._views else 0
+        view = self._ask(after, clock)
+        if view is not None:
             self._views.append(view)
+        return view is not None
 
     def look(self) -> None:
         """Take note of what has gone over the network since the last look."""
