@@ -55,6 +55,14 @@ class Rendered:
     views: list[int]
 
 
+def make_scene(settings: Settings, model: ec.EfficientLVSM) -> ec.Scene:
+    """Return an empty scene, as the node has it with these parameters."""
+    size = settings.image_size
+    image_size = (size[0], size[1]) if size[0] else model.config.image_size
+    capacity = slots(settings.capacity, model, image_size)
+    return ec.Scene(model, capacity, image_size, max_keyframes=settings.max_keyframes)
+
+
 class Engine:
     """Load a model, own a scene. Every method runs on one thread; `insert_ms` may be read from others.
 
@@ -63,10 +71,8 @@ class Engine:
 
     def __init__(self, settings: Settings):
         self.model = ec.load_model(settings.model, device=settings.device, dtype=settings.dtype)
-        size = settings.image_size
-        image_size = (size[0], size[1]) if size[0] else self.model.config.image_size
-        capacity = slots(settings.capacity, self.model, image_size)
-        self.scene = ec.Scene(self.model, capacity, image_size, max_keyframes=settings.max_keyframes)
+        self.scene = make_scene(settings, self.model)
+        capacity = self.scene.capacity
         self.native_size: tuple[int, int] = self.scene.image_size
         self.patch_size: int = self.model.config.patch_size
         self.device = str(self.model.device)

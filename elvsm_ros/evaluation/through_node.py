@@ -20,6 +20,7 @@ import elvsm_core as ec
 from elvsm_ros.bag_reader import SECOND
 from elvsm_ros.client import Client, Reply
 from elvsm_ros.conversions import RGB, Intrinsics
+from elvsm_ros.engine import make_scene
 from elvsm_ros.evaluation.baselines import mean, psnr
 from elvsm_ros.evaluation.options import Options
 from elvsm_ros.evaluation.replay import Complaints, Source, replay
@@ -27,7 +28,6 @@ from elvsm_ros.evaluation.results import OFFLINE, ONLINE, RENDER, HeldOut, NodeR
 from elvsm_ros.live import NODE_TIMEOUT, clock, start_node, start_player
 from elvsm_ros.parameters import Settings
 from elvsm_ros.processes import Child, stop
-from elvsm_ros.slots import slots
 
 PATIENCE = 1.0
 """Seconds that the node gets to make a keyframe of an image before the frames after it are asked for anyway."""
@@ -213,13 +213,8 @@ class NodeCheck:
                 item.psnr[OFFLINE, SAME] = item.psnr[OFFLINE, HERE]
         if not node_kept or (same and not again):
             return
-        scene = ec.Scene(
-            self._model,
-            slots(self._settings.capacity, self._model, self._size),
-            self._size,
-            max_keyframes=self._settings.max_keyframes,
-        )
-        pictures = self._pictures(set(node_kept))
+        scene = make_scene(self._settings, self._model)
+        pictures = self._pictures(set(node_kept), scene.image_size)
         for count, stamp in enumerate(node_kept, 1):
             if stamp in pictures:
                 scene.insert(*pictures[stamp], stamp=stamp / SECOND)
@@ -230,16 +225,11 @@ class NodeCheck:
             if not same and (OFFLINE, NODE) in item.psnr:
                 item.psnr[OFFLINE, SAME] = self._psnr_here(scene, item.view)
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        size = self._settings.image_size
-        return (size[0], size[1]) if size[0] else self._model.config.image_size
-
     def _psnr_here(self, scene: ec.Scene, view: HeldOut) -> float:
         return psnr(scene.render([view.camera], self._settings.max_views or None).images[0], view.truth)
 
-    def _pictures(self, stamps: set[int]) -> Mapping[int, tuple[RGB, ec.Camera]]:
-        """Return the images of some stamps with their cameras, at the model's size."""
+    def _pictures(self, stamps: set[int], size: tuple[int, int]) -> Mapping[int, tuple[RGB, ec.Camera]]:
+        """Return the images of some stamps with their cameras, at (height, width) pixels."""
         found = {}
         intake = self._source.intake(self._settings, Complaints().reports)
         for decision in replay(self._source, intake, self._options.seconds):
@@ -247,7 +237,7 @@ class NodeCheck:
             if candidate.stamp in stamps:
                 c = candidate.camera
                 full = ec.Camera(c.fx, c.fy, c.cx, c.cy, c.width, c.height, candidate.T_world_cam)
-                image, camera = ec.resize_and_crop(candidate.picture(), full, self._size)
+                image, camera = ec.resize_and_crop(candidate.picture(), full, size)
                 found[candidate.stamp] = image.numpy(), camera
         return found
 

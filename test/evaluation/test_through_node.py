@@ -91,12 +91,12 @@ def replayed(turning_bag: Path, blind_model: Path, tmp_path_factory: pytest.Temp
 def as_if(check: NodeCheck, views, stamps: list[int], node_kept: tuple[int, ...]) -> list[Asked]:
     """Return what a node with some of the keyframes would have answered, explained."""
     asked = []
-    pictures = check._pictures(set(node_kept))
+    pictures = check._pictures(set(node_kept), check._model.config.image_size)
     for view in views:
         kept = tuple(stamp for stamp in node_kept if stamp < view.stamp)
         item = Asked(view, kept or None)
         for column, used in ((ONLINE, kept), (OFFLINE, node_kept)):
-            scene = ec.Scene(check._model, 64, check._size)
+            scene = ec.Scene(check._model, 64)
             for stamp in used:
                 scene.insert(*pictures[stamp])
             if used and view.stamp not in node_kept:
@@ -126,7 +126,7 @@ def test_keyframes_that_were_dropped_explain_all_of_the_difference(replayed) -> 
 def test_without_drops_nothing_is_rendered_again(replayed, monkeypatch: pytest.MonkeyPatch) -> None:
     check, views, stamps = replayed
     asked = [Asked(view, tuple(stamps[: view.keyframes]), False, {(ONLINE, NODE): 1.0}) for view in views]
-    monkeypatch.setattr(check, "_pictures", lambda wanted: pytest.fail("rendered again"))
+    monkeypatch.setattr(check, "_pictures", lambda *_: pytest.fail("rendered again"))
     check._explain(asked, stamps, stamps, tuple(stamps), none_evicted=True)
     assert all(item.psnr[ONLINE, SAME] == item.psnr[ONLINE, HERE] for item in asked)
 
