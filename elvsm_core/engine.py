@@ -28,8 +28,7 @@ ENGINES = ("auto", "eager", "fused")
 def camera_numbers(cameras: Sequence[Camera], frame: SceneFrame) -> NDArray[np.float32]:
     """Return [n, 16]: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels."""
     numbers = np.empty((len(cameras), 16), dtype=np.float32)
-    poses = np.array([camera.T_world_cam for camera in cameras])
-    numbers[:, :12] = frame.to_model(poses)[:, :3].reshape(-1, 12)
+    numbers[:, :12] = frame.rows_to_model([camera.T_world_cam for camera in cameras])
     numbers[:, 12:] = [camera.fxfycxcy for camera in cameras]
     return numbers
 
@@ -54,7 +53,7 @@ class Pending:
 class Prepared:
     """An image at the scene's size, for `Engine.encode`, and its camera.
 
-    host: what `copy` copies from, once `event` has happened.
+    host: what `copy` copies from, once `event` has happened; on the host, or on a device when there is no event.
     """
 
     def __init__(
@@ -62,15 +61,21 @@ class Prepared:
     ) -> None:
         self.image, self.camera = image, camera
         self._host, self._event = host, event
-        with torch.inference_mode(False):  # it may be written to later, wherever that is
-            self.copy = torch.empty(image.shape, dtype=torch.uint8)
+        self.copy = _plain_tensor(np.empty(image.shape, dtype=np.uint8))
 
-    @torch.inference_mode()  # `copy` may have been made under it
     def keep(self) -> None:
         """Fill `copy`, memory of its own on the host: best done while the device encodes the image."""
         if self._event is not None:
             self._event.synchronize()
-        copy_within_host(self._host, self.copy.numpy())
+        copy_within_host(self._host.cpu(), self.copy.numpy())
+
+
+def _plain_tensor(array: NDArray[np.uint8]) -> Tensor:
+    """Return a tensor of this memory that may be written to later, wherever that is."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return torch.from_numpy(array)
+    return torch.from_numpy(array)
 
 
 class Engine:

@@ -76,18 +76,22 @@ class FusedEngine(Engine):
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
-        if any(image.is_cuda for image in images):
+        on_host = not any(image.is_cuda for image in images)
+        if not on_host:
             self._encoding.follow()  # they may come from the caller's stream
         start = 0
         for count, computed in batches(len(images), self.batch if self._cuda else 1, self._cuda):
             # The last view is computed more than once where that makes it a number that was captured.
             rows = [start + min(i, count - 1) for i in range(computed)]
-            self._encode_batch([images[row] for row in rows], cameras[rows], [slots[row] for row in rows])
+            self._encode_batch(
+                [images[row] for row in rows], cameras[rows], [slots[row] for row in rows], on_host
+            )
             start += count
 
-    def _encode_batch(self, images: list[Tensor], cameras: NDArray[np.float32], slots: list[int]) -> None:
-        with self._encoding as lane:
-            on_host = not any(image.is_cuda for image in images)
+    def _encode_batch(
+        self, images: list[Tensor], cameras: NDArray[np.float32], slots: list[int], on_host: bool
+    ) -> None:
+        with self._encoding as lane, self._views:
             self._views.send(cameras, slots, images if on_host else ())
             if not on_host:
                 for image, place in zip(images, self._views.images, strict=False):
@@ -97,27 +101,32 @@ class FusedEngine(Engine):
             self._encoder.run(len(images), partial(self._encode, len(images)))
             self._encoded += 1
             event = lane.record()
+            self._views.mark(event)
         if event is not None:
             self._written.update(dict.fromkeys(slots, (self._encoded, event)))
 
     def _encode(self, count: int) -> None:
+        self._views.receive(count)
         cameras = self._views.floats[: 16 * count].view(count, 16)
         self._network.encode(self._views.images[:count], cameras, self.cache.store, self._views.ints[:count])
 
     @torch.inference_mode()
     def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
-        images = pinned((len(cameras), *size, 3), torch.uint8, self.model.device)
-        with self._rendering as lane:
+        images, start = None, 0
+        with self._rendering as lane, self._request:
             self._wait_for(slots)
-            start = 0
             for count, computed in batches(len(cameras), self.batch, self._cuda):
                 self._set(cameras[start : start + count], slots)
                 key = self._key(slots, computed, size)
                 painted = self._decoder.run(key, partial(self._paint, *key))
                 assert painted is not None
+                if images is None:  # once the device has something to do
+                    images = pinned((len(cameras), *size, 3), torch.uint8, self.model.device)
                 images[start : start + count].copy_(painted[:count], non_blocking=True)
                 start += count
             event = lane.record()
+            self._request.mark(event)
+        assert images is not None
         self._reading(slots, event)
         return Pending(images, event)
 
@@ -126,7 +135,7 @@ class FusedEngine(Engine):
         self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]
     ) -> Tensor:
         parts, padded = [], self.padded(size)
-        with self._rendering as lane:
+        with self._rendering as lane, self._request:
             self._wait_for(slots)
             for start in range(0, len(cameras), self.batch):
                 chunk = cameras[start : start + self.batch]
@@ -135,6 +144,7 @@ class FusedEngine(Engine):
                 parts.append(ops.pixels(logits, len(chunk), padded, self.model.config.patch_size))
             images = torch.cat(parts)[:, :, : size[0], : size[1]]
             event = lane.record()
+            self._request.mark(event)
         self._reading(slots, event)
         if event is not None:
             current = torch.cuda.current_stream(self.model.device)
@@ -162,6 +172,7 @@ class FusedEngine(Engine):
         return len(slots), list(slots) == list(range(len(slots))), targets, size
 
     def _decode(self, views: int, direct: bool, targets: int, padded: tuple[int, int]) -> Tensor:
+        self._request.receive()
         cameras = self._request.floats[: 16 * targets].view(targets, 16)
         return self._network.decode(cameras, padded, self.cache.store, self._request.ints[:views], direct)
 
@@ -192,7 +203,7 @@ class FusedEngine(Engine):
         try:
             count = 1
             while count <= (self.batch if self._cuda else 1):
-                with self._encoding:
+                with self._encoding, self._views:
                     self._views.send(np.stack([some_camera(self.image_size)] * count), [slot] * count)
                 self._encoder.capture(count, partial(self._encode, count))
                 count *= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,9 +72,19 @@ class SceneFrame:
 
     def to_model(self, T_world_cam: ArrayLike) -> NDArray[np.float32]:
         """Map poses [n, 4, 4] in the world to camera-to-model poses [n, 4, 4], float32."""
-        local = self._T_anchor_world @ np.asarray(T_world_cam, dtype=np.float64)
-        local[..., :3, 3] *= self.scale
-        return local.astype(np.float32)
+        model = np.zeros((*np.shape(T_world_cam)[:-2], 4, 4), dtype=np.float32)
+        model[..., :3, :] = self._rows(np.asarray(T_world_cam, dtype=np.float64))
+        model[..., 3, 3] = 1
+        return model
+
+    def rows_to_model(self, T_world_cam: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Map poses as `to_model` does; returns [n, 12], the upper three rows of each."""
+        return self._rows(np.array(T_world_cam)).reshape(-1, 12)
+
+    def _rows(self, poses: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = self._T_anchor_world[:3] @ poses
+        rows[..., 3] *= self.scale
+        return rows
 
     def extent(self, T_world_cam: ArrayLike) -> float:
         """Return the largest |coordinate| in model units of the camera centres of [n, 4, 4] poses."""

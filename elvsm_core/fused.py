@@ -32,11 +32,14 @@ class Tuning:
     parts: how many, for the attention of `kernels_attention.py`, by the most query tokens, fewest first.
     library_parts: the same for PyTorch's (cuDNN's), which is used where the other one does not apply.
     bounded: use the attention of `kernels_attention.py` at all.
+    late_norm: up to so many tokens (of all targets, of one view), layer norm before queries, keys and values is
+    a scale after their product.
     """
 
     parts: tuple[tuple[int, int], ...] = ()
     library_parts: tuple[tuple[int, int], ...] = ()
     bounded: bool = True
+    late_norm: int = 2048
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
@@ -70,9 +73,9 @@ class FusedModel:
         cross = [b.cross_attn for b in self._decoder]
         # After encoder block l: its keys and values, and what block l + 1 attends with.
         self._joint = [
-            torch.cat([following.attn.to_qkv.weight, own.to_kv.weight]).detach()
+            ops.centred(torch.cat([following.attn.to_qkv.weight, own.to_kv.weight]))
             for following, own in zip(self._encoder[1:], cross, strict=False)
-        ] + [cross[-1].to_kv.weight.detach()]
+        ] + [ops.centred(cross[-1].to_kv.weight)]
         self._joint_gains = [
             torch.cat([self._self_gains(following.attn), self._kv_gains(own)])
             for following, own in zip(self._encoder[1:], cross, strict=False)
@@ -86,7 +89,14 @@ class FusedModel:
             "%d of %d attention layers are bounded enough for the faster kernel; keys in parts: %s; PyTorch's: %s",
             sum(self._bounded.values()), len(self._bounded), self.tuning.parts, self.tuning.library_parts,
         )  # fmt: skip
+        self._first = ops.centred(self._encoder[0].attn.to_qkv.weight)
         self._first_gains = self._self_gains(self._encoder[0].attn)
+        self._own = [ops.centred(b.self_attn.to_qkv.weight) for b in self._decoder]
+        self._queries = [ops.centred(b.cross_attn.to_q.weight) for b in self._decoder]
+        self._up = {
+            mlp: ops.centred(cast(Tensor, mlp.mlp[0].weight))
+            for mlp in (*(b.mlp for b in self._encoder), *(b.mlp for b in self._decoder))
+        }
         self._decoder_gains = [self._self_gains(b.self_attn) for b in self._decoder]
         self._cross_gains = [self._rows(b.cross_attn.q_norm.weight) for b in self._decoder]
 
@@ -110,15 +120,16 @@ class FusedModel:
         count, heads, size = images.shape[0], self.config.heads, (images.shape[1], images.shape[2])
         embed = cast(Tensor, self._model.rgbp_tokenizer[1].weight)
         s = F.linear(ops.image_tokens(images, cameras, size, self.config.patch_size, embed), embed)
-        y = F.linear(layer_norm(s), self._encoder[0].attn.to_qkv.weight)
-        ops.norm_heads_(y, self._first_gains, 2 * heads, 3 * heads)
+        # Of one view, so that it gives the same numbers whatever is encoded with it.
+        late = s.shape[0] // count <= self.tuning.late_norm
+        y = self._heads(s, late, self._first, self._first_gains, 2 * heads, 3 * heads)
         for layer, block in enumerate(self._encoder):
             self._attend_self(s, y, count, block.attn)
             self._mlp(s, block)
-            y = F.linear(layer_norm(s), self._joint[layer])
             last = layer == self.config.layers - 1
             normed, own = (0, 0) if last else (2 * heads, 3 * heads)
-            ops.norm_heads_(y, self._joint_gains[layer], normed, own, store[layer], slots)
+            weights, gains = self._joint[layer], self._joint_gains[layer]
+            y = self._heads(s, late, weights, gains, normed, own, store[layer], slots)
 
     def decode(
         self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, direct: bool
@@ -131,12 +142,12 @@ class FusedModel:
         count, heads, config = cameras.shape[0], self.config.heads, self.config
         embed = cast(Tensor, self._model.target_pose_tokenizer[1].weight)
         t = F.linear(ops.image_tokens(None, cameras, size, config.patch_size, embed), embed)
+        late = t.shape[0] <= self.tuning.late_norm
         for layer, block in enumerate(self._decoder):
-            y = F.linear(layer_norm(t), block.self_attn.to_qkv.weight)
-            ops.norm_heads_(y, self._decoder_gains[layer], 2 * heads, 3 * heads)
+            y = self._heads(t, late, self._own[layer], self._decoder_gains[layer], 2 * heads, 3 * heads)
             self._attend_self(t, y, count, block.self_attn)
-            q = F.linear(layer_norm(t), block.cross_attn.to_q.weight)
-            ops.norm_heads_(q, self._cross_gains[layer], heads, heads)
+            q = F.linear(t, self._queries[layer])
+            ops.norm_heads_(q, self._cross_gains[layer], heads, heads, x=t)
             q = q.unflatten(1, (heads, -1)).unsqueeze(0)
             bounded = self._bounded[block.cross_attn]
             parts = self.tuning.cross_attention(q.shape[1], len(slots), bounded)
@@ -144,6 +155,25 @@ class FusedModel:
             t.addmm_(seen.view(t.shape), block.cross_attn.fc.weight.t())
             self._mlp(t, block)
         return F.linear(layer_norm(t), self._model._head.weight)
+
+    def _heads(
+        self,
+        x: Tensor,
+        late: bool,
+        weight: Tensor,
+        gains: Tensor,
+        normed: int,
+        own: int,
+        layer: Tensor | None = None,
+        slots: Tensor | None = None,
+    ) -> Tensor:
+        """Return the heads that centred weights make of layer-normalised x; the rest as in `ops.norm_heads_`.
+
+        late: scale them instead of normalising x.
+        """
+        y = F.linear(x if late else layer_norm(x), weight)
+        ops.norm_heads_(y, gains, normed, own, layer, slots, x if late else None)
+        return y
 
     def _attend_self(self, s: Tensor, y: Tensor, count: int, attn: SelfAttention) -> None:
         """Add to s [count·P, d] what its tokens see in each other; y [count·P, ≥3d]: queries, keys, values."""
@@ -154,6 +184,5 @@ class FusedModel:
         s.addmm_(ops.attend(q, k, v, 1, self._bounded[attn]).view(s.shape), attn.fc.weight.t())
 
     def _mlp(self, s: Tensor, block: EncoderBlock | DecoderBlock) -> None:
-        up, down = block.mlp.mlp[0], block.mlp.mlp[2]
-        hidden = ops.linear_gelu(layer_norm(s), cast(Tensor, up.weight))
-        s.addmm_(hidden, cast(Tensor, down.weight).t())
+        hidden = ops.linear_gelu(s, self._up[block.mlp])
+        s.addmm_(hidden, cast(Tensor, block.mlp.mlp[2].weight).t())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from . import ops
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +30,16 @@ class Lane:
         cuda = device.type == "cuda"
         self.stream = torch.cuda.Stream(device, priority) if cuda else None
         self._context: torch.cuda.StreamContext | None = None
+        self._previous: torch.cuda.Stream | None = None
 
     def __enter__(self) -> Lane:
-        if self.stream is not None:
+        if self.stream is None:
+            return self
+        if torch.cuda.current_device() == self.stream.device_index:
+            # What `torch.cuda.stream` does then, in a third of the time.
+            self._previous = torch.cuda.current_stream()
+            torch.cuda.set_stream(self.stream)
+        else:
             self._context = torch.cuda.stream(self.stream)
             self._context.__enter__()
         return self
@@ -37,6 +47,9 @@ class Lane:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._previous is not None:
+            torch.cuda.set_stream(self._previous)
+            self._previous = None
         if self._context is not None:
             self._context.__exit__(kind, error, trace)
             self._context = None
@@ -146,10 +159,14 @@ def copy_within_host(source: Tensor, target: NDArray[np.uint8]) -> None:
 
 
 class Inputs:
-    """Numbers, float32 and int32, and images, uint8 of one shape, that go to the device together, without waiting.
+    """Numbers, float32 and int32, and images, uint8 of one shape, on their way to functions that a lane runs.
 
-    floats, ints, images: what has arrived, on the device. images[k] may be written to directly instead.
-    A few buffers on the host in turn: allocating pinned memory for every call costs more than the copy.
+    `send` leaves them in memory that the device can read, and the function that is run next begins with
+    `receive`, which fetches them: as a part of a graph that costs the calling thread nothing, where a copy of its
+    own would take it longer than to launch the graph. After that, `mark` tells what to wait for before the memory
+    is used again. All of this within `with inputs:`. Without Triton, `send` copies and `receive` does nothing.
+
+    floats, ints, images: what was received, on the device. images[k] may be written to directly instead.
     """
 
     def __init__(
@@ -161,47 +178,87 @@ class Inputs:
         images: tuple[int, ...] = (0,),
         buffers: int = 4,
     ) -> None:
-        # Kernels are specialised for pointers at multiples of 16 bytes.
-        sizes = [-(-4 * floats // 16) * 16, -(-4 * ints // 16) * 16, math.prod(images)]
-        starts = [0, sizes[0], sizes[0] + sizes[1]]
-
-        def parts(memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return (
-                memory[: 4 * floats].view(torch.float32),
-                memory[starts[1] : starts[1] + 4 * ints].view(torch.int32),
-                memory[starts[2] :].view(images),
-            )
-
-        target = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
-        self.floats, self.ints, self.images = parts(target)
         self._lane = lane
-        self._buffers = []
-        for _ in range(buffers):
-            host = pinned(tuple(target.shape), torch.uint8, device)
-            host_floats, host_ints, host_images = parts(host)
-            # What is sent with 0, 1, 2 ... images: cutting tensors takes longer than copying them.
-            lengths = [starts[2] + n * math.prod(images[1:]) for n in range(images[0] + 1)]
-            copies = [(target[:n], host[:n]) for n in lengths]
-            event = None if lane.stream is None else torch.cuda.Event()
-            self._buffers.append((host_floats.numpy(), host_ints.numpy(), host_images.numpy(), copies, event))
-        self._sent = 0
+        # Parts begin at multiples of 16 bytes, for which kernels are specialised. First the number of images.
+        ends = np.cumsum([16, -(-4 * floats // 16) * 16, -(-4 * ints // 16) * 16])
+        size = int(ends[2]) + math.prod(images)
+        target = torch.zeros(-(-size // 16) * 16, dtype=torch.uint8, device=device)
+        self._kernels = ops.kernels_for(target)
+        self._target, self._numbers = target, int(ends[2])
+        self.floats = target[16 : 16 + 4 * floats].view(torch.float32)
+        self.ints = target[ends[1] : ends[1] + 4 * ints].view(torch.int32)
+        self.images = target[ends[2] : size].view(images)
+        self._host = pinned((buffers, len(target)), torch.uint8, device)
+        self._turns = pinned((buffers,), torch.int64, device).zero_()
+        self._taken = torch.zeros(2, dtype=torch.int64, device=device)
+        parts = self._host.numpy()
+        self._parts = [
+            (
+                entry[:4].view(np.int32),
+                entry[16 : 16 + 4 * floats].view(np.float32),
+                entry[ends[1] : ends[1] + 4 * ints].view(np.int32),
+                entry[ends[2] : size].reshape(images),
+            )
+            for entry in parts
+        ]
+        self._turn = self._turns.numpy()
+        # What is sent with 0, 1, 2 ... images: cutting tensors takes longer than copying them.
+        lengths = [self._numbers + n * math.prod(images[1:]) for n in range(images[0] + 1)]
+        self._copies = [[(target[:n], entry[:n]) for n in lengths] for entry in self._host]
+        self._events: list[torch.cuda.Event | None] = [None] * buffers
+        self._sent = self._marked = 0
 
     def send(self, floats: NDArray[np.float32], ints: Sequence[int], images: Sequence[Tensor] = ()) -> None:
-        """Write the first entries of each, on the lane, which the caller has entered. Other numbers become 0.
+        """Write the first entries of each for the next function. Other numbers become 0.
 
-        images: on the host.
+        images: on the host. The caller has entered the lane.
         """
-        host_floats, host_ints, host_images, copies, event = self._buffers[self._sent % len(self._buffers)]
-        if event is not None and self._sent >= len(self._buffers):
+        if self._sent - self._marked == len(self._parts):
+            self.mark(self._lane.record())
+        at = self._sent % len(self._parts)
+        if (event := self._events[at]) is not None:
             event.synchronize()
-        self._sent += 1
+        count, host_floats, host_ints, host_images = self._parts[at]
+        count[0] = len(images)
         host_floats[: floats.size] = floats.reshape(-1)
         host_floats[floats.size :] = 0
         host_ints[: len(ints)] = ints
         host_ints[len(ints) :] = 0  # slots that are not named are slot 0, which exists
         for image, place in zip(images, host_images, strict=False):
             copy_within_host(image, place)
-        target, host = copies[len(images)]
-        target.copy_(host, non_blocking=True)
-        if event is not None:
-            event.record(self._lane.stream)
+        self._sent += 1
+        if self._kernels is None:
+            target, host = self._copies[at][len(images)]
+            target.copy_(host, non_blocking=True)
+        else:
+            self._turn[at] = self._sent  # last: from now on this is the entry to receive
+
+    def receive(self, images: int = 0) -> None:
+        """Fetch what was sent and not yet received, the oldest of it; if nothing was, keep what is there.
+
+        images: how many were sent, at most.
+        """
+        if self._kernels is not None:
+            size = self.images[0].numel() if images else 0
+            self._kernels.receive(
+                self._host, self._turns, self._taken, self._target, self._numbers, size, images
+            )
+
+    def mark(self, event: torch.cuda.Event | None) -> None:
+        """Tell when the functions that were run since the last call have received what was sent for them."""
+        for sent in range(max(self._marked, self._sent - len(self._parts)), self._sent):
+            self._events[sent % len(self._parts)] = event
+        self._marked = self._sent
+
+    def __enter__(self) -> Inputs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop what was sent and not received when a function could not be run: it is not for the next one."""
+        if error is not None:
+            with contextlib.suppress(RuntimeError):  # of a device that is lost; the first error says so
+                if self._lane.stream is not None:
+                    self._lane.stream.synchronize()
+                self._taken[0] = self._sent

@@ -20,6 +20,14 @@ def _tokens(image, camera, out, width, P: tl.constexpr, HAS_IMAGE: tl.constexpr)
     e = tl.arange(0, P * P)
     v = (token // columns) * P + e // P
     u = (token % columns) * P + e % P
+    C: tl.constexpr = 9 if HAS_IMAGE else 6
+    at = out + (n * tokens + token) * (C * P * P) + e * C
+    if HAS_IMAGE:
+        source = image + ((n * (tokens // columns) * P + v) * width + u) * 3
+        for channel in tl.static_range(3):
+            value = tl.load(source + channel).to(tl.float32) / 255 * 2 - 1
+            tl.store(at + channel, value.to(out.dtype.element_ty))
+        at += 3
     c = camera + n * 16
     x = (u + 0.5 - tl.load(c + 14)) / tl.load(c + 12)
     y = (v + 0.5 - tl.load(c + 15)) / tl.load(c + 13)
@@ -29,14 +37,6 @@ def _tokens(image, camera, out, width, P: tl.constexpr, HAS_IMAGE: tl.constexpr)
     length = tl.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
     d0, d1, d2 = d0 / length, d1 / length, d2 / length
     o0, o1, o2 = tl.load(c + 3), tl.load(c + 7), tl.load(c + 11)
-    C: tl.constexpr = 9 if HAS_IMAGE else 6
-    at = out + (n * tokens + token) * (C * P * P) + e * C
-    if HAS_IMAGE:
-        source = image + ((n * (tokens // columns) * P + v) * width + u) * 3
-        for channel in tl.static_range(3):
-            value = tl.load(source + channel).to(tl.float32) / 255 * 2 - 1
-            tl.store(at + channel, value.to(out.dtype.element_ty))
-        at += 3
     tl.store(at + 0, (o1 * d2 - o2 * d1).to(out.dtype.element_ty))
     tl.store(at + 1, (o2 * d0 - o0 * d2).to(out.dtype.element_ty))
     tl.store(at + 2, (o0 * d1 - o1 * d0).to(out.dtype.element_ty))
@@ -95,6 +95,65 @@ def heads(
 
 
 @triton.jit
+def _scale(x, width):
+    # What layer norm multiplies a row with, once its mean is gone; x is 0 beyond `width`.
+    mean = tl.sum(x, 0) / width
+    return tl.rsqrt(tl.sum(x * x, 0) / width - mean * mean + 1e-5)
+
+
+@triton.jit
+def _scaled_heads(
+    x, y, gains, store, slots, width, tokens, columns, heads, slot_stride, kv_stride,
+    NORMED: tl.constexpr, OWN: tl.constexpr, ALL: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    d = tl.arange(0, D)[None, :]
+    inside = head < ALL
+    at = y + row * columns + head * D + d
+    # All loads first: one wait for memory instead of three.
+    raw = tl.load(at, mask=inside, other=0.0)
+    gain = tl.load(gains + head * D + d, mask=inside, other=0.0)
+    column = tl.arange(0, WIDTH)
+    residual = tl.load(x + row * width + column, mask=column < width, other=0.0)
+    scaled = raw.to(tl.float32) * _scale(residual.to(tl.float32), width)
+    rms = tl.rsqrt(tl.sum(scaled * scaled, 1) / D + 1e-5)[:, None]
+    # Rounded before and after the gain, as in model.py.
+    normed = (scaled * rms).to(raw.dtype).to(tl.float32) * gain.to(tl.float32)
+    value = tl.where((head < NORMED) | ((head >= OWN) & (head < OWN + heads)), normed, scaled).to(raw.dtype)
+    if OWN:
+        tl.store(at, value, mask=inside & (head < OWN))
+    if ALL > OWN:
+        which = (head - OWN) // heads
+        slot = tl.load(slots + row // tokens).to(tl.int64)
+        place = store + slot * slot_stride + (row % tokens) * (heads * D) + which.to(tl.int64) * kv_stride
+        tl.store(place + ((head - OWN) % heads) * D + d, value, mask=inside & (head >= OWN))
+
+
+def scaled_heads(
+    x: Tensor,
+    y: Tensor,
+    gains: Tensor,
+    normed: int,
+    own: int,
+    layer: Tensor | None,
+    slots: Tensor | None,
+) -> None:
+    """Do what `heads` does with y times the scale of its row in layer norm of x."""
+    total, head_dim = gains.shape
+    kept = 0 if layer is None else total - own
+    block = triton.next_power_of_2(own + kept)
+    _scaled_heads[(y.shape[0],)](
+        x, y, gains, y if layer is None else layer, gains if slots is None else slots,
+        x.shape[1], 1 if layer is None else layer.shape[2], y.shape[1],
+        1 if layer is None else kept // 2, 0 if layer is None else layer.stride(1),
+        0 if layer is None else layer.stride(0), normed, own, own + kept, head_dim,
+        triton.next_power_of_2(x.shape[1]), block, num_warps=min(max(block * head_dim // 1024, 1), 8),
+    )  # fmt: skip
+
+
+@triton.jit
 def _layer_norm(x, out, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -122,17 +181,76 @@ def _gelu(x):
 
 
 @triton.jit
-def _gelu_kernel(x, size, BLOCK: tl.constexpr):
-    offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = offset < size
-    value = tl.load(x + offset, mask=inside, other=0.0)
-    tl.store(x + offset, _gelu(value.to(tl.float32)).to(x.dtype.element_ty), mask=inside)
+def _gelu_kernel(x, y, width, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at = y + row * columns + column
+    value = tl.load(at, mask=column < columns, other=0.0)
+    of_x = tl.arange(0, WIDTH)
+    residual = tl.load(x + row * width + of_x, mask=of_x < width, other=0.0)
+    scaled = value.to(tl.float32) * _scale(residual.to(tl.float32), width)
+    tl.store(at, _gelu(scaled).to(y.dtype.element_ty), mask=column < columns)
 
 
-def gelu_(x: Tensor) -> Tensor:
-    block = 4096
-    _gelu_kernel[(triton.cdiv(x.numel(), block),)](x, x.numel(), block, num_warps=8)
-    return x
+def gelu_(x: Tensor, y: Tensor) -> Tensor:
+    """Turn y into gelu(y times the scale of its row in layer norm of x)."""
+    width, columns, block = x.shape[1], y.shape[1], 1024
+    _gelu_kernel[(y.shape[0], triton.cdiv(columns, block))](
+        x, y, width, columns, triton.next_power_of_2(width), block, num_warps=1
+    )
+    return y
+
+
+@triton.jit
+def _receive_numbers(
+    host, turns, taken, out, stride, words, ENTRIES: tl.constexpr, ALL: tl.constexpr, BLOCK: tl.constexpr
+):
+    entry = tl.arange(0, ALL)
+    sent = tl.load(turns + entry, mask=entry < ENTRIES, other=0, cache_modifier=".cv")
+    last = tl.load(taken)
+    NONE: tl.constexpr = 2**62
+    turn = tl.min(tl.where(sent > last, sent, NONE), 0)
+    new = turn < NONE
+    at = tl.where(new, (turn - 1) % ENTRIES, 0)
+    i = tl.arange(0, BLOCK)
+    inside = (i < words) & new
+    tl.store(
+        out + i, tl.load(host + at * stride + i, mask=inside, other=0, cache_modifier=".cv"), mask=inside
+    )
+    tl.debug_barrier()  # every thread has read `taken`
+    tl.store(taken, turn, mask=new)
+    tl.store(taken + 1, at, mask=new)
+
+
+@triton.jit
+def _receive_images(host, taken, count, out, stride, size, BLOCK: tl.constexpr):
+    n = tl.program_id(1)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = (i < size) & (n < tl.load(count))
+    source = host + tl.load(taken + 1) * stride + n * size
+    tl.store(out + n * size + i, tl.load(source + i, mask=inside, other=0, cache_modifier=".cv"), mask=inside)
+
+
+def receive(
+    host: Tensor, turns: Tensor, taken: Tensor, out: Tensor, numbers: int, image: int, images: int
+) -> None:
+    """Copy the oldest entry that was not taken yet from pinned memory, if there is one.
+
+    host uint8 [entries, bytes]: `numbers` bytes, the first four of which count the images that follow, `image`
+    bytes each, `images` at most. turns int64 [entries]: when each was written, from 1 on. taken int64 [2]: the
+    last turn that was taken, and which entry that was. out uint8 [bytes].
+    """
+    entries, words = host.shape[0], numbers // 4
+    _receive_numbers[(1,)](
+        host.view(torch.int32), turns, taken, out[:numbers].view(torch.int32), host.stride(0) // 4, words,
+        entries, triton.next_power_of_2(entries), triton.next_power_of_2(words), num_warps=2,
+    )  # fmt: skip
+    if images:
+        block = 8192
+        _receive_images[(triton.cdiv(image, block), images)](
+            host[:, numbers:], taken, out[:4].view(torch.int32), out[numbers:], host.stride(0), image, block,
+            num_warps=4,
+        )  # fmt: skip
 
 
 @triton.jit

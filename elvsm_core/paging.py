@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
@@ -59,16 +59,29 @@ class Pager:
                 self._stale.pop(view, None)
 
     def slots(
-        self, keyframes: Sequence[tuple[int, Keyframe]], frame: SceneFrame, place: Place = None
+        self,
+        views: Sequence[int],
+        keyframe: Callable[[int], Keyframe],
+        frame: SceneFrame,
+        place: Place = None,
     ) -> list[int]:
-        """Return the slots of views in that order; those without one are encoded. At most `capacity` views."""
-        for view, _ in keyframes:
-            if (view, place) in self._slots:
-                self._slots[view, place] = self._slots.pop((view, place))
-        missing = [entry for entry in keyframes if (entry[0], place) not in self._slots]
-        if missing:
-            self.put(missing, frame, place)
-        return [self._slots[view, place] for view, _ in keyframes]
+        """Return the slots of views in that order; those without one are encoded. At most `capacity` views.
+
+        keyframe: returns a view's keyframe.
+        """
+        slots, missing, held = [], [], self._slots
+        for view in views:
+            key = (view, place)
+            slot = held.pop(key, None)
+            if slot is None:
+                missing.append(view)
+            else:
+                held[key] = slot  # used last
+                slots.append(slot)
+        if not missing:
+            return slots
+        self.put([(view, keyframe(view)) for view in missing], frame, place)
+        return [held[view, place] for view in views]
 
     def release(self, views: Iterable[int], stale: bool = False) -> None:
         """Free all slots of views; with `stale`, those in the scene's own frame are remembered as such."""

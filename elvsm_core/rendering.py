@@ -68,22 +68,29 @@ def check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
         raise SceneError("all cameras of one request must have the same size: split the request")
 
 
-def choose(store: KeyframeStore, cameras: Sequence[Camera], limit: int) -> tuple[list[int], Support]:
-    """Return the ids of the keyframes that serve a request best, at most `limit`, and their support."""
+def choose(
+    store: KeyframeStore, cameras: Sequence[Camera], limit: int
+) -> tuple[list[int], Callable[[], Support]]:
+    """Return the ids of the keyframes that serve a request best, at most `limit`, and what keeps their poses.
+
+    The latter is to be called before the store changes, when the device has its work.
+    """
     if len(store) <= limit:
-        everything = store.views.copy()
-        return store.ids.tolist(), lambda: _support(keyframes.Targets.of(cameras), everything)
+        return store.ids.tolist(), lambda: _support_of(cameras, store.views.copy())
     targets = keyframes.Targets.of(cameras)
     # In order of age, so that the sums run in the order of a fresh scene with these views.
     rows = keyframes.most_useful(targets, store.views, limit)
-    used = store.views[rows]
-    return store.ids[rows].tolist(), lambda: _support(targets, used)
+    return store.ids[rows].tolist(), lambda: _support_of(targets, store.views[rows])
 
 
 def support_by(used: Sequence[Camera], cameras: Sequence[Camera]) -> Support:
     """Return the support of targets by keyframes that were chosen before."""
-    return lambda: _support(keyframes.Targets.of(cameras), keyframes.Views.of(used))
+    return lambda: _support_of(cameras, keyframes.Views.of(used))()
 
 
-def _support(targets: keyframes.Targets, used: keyframes.Views) -> NDArray[np.float32]:
-    return keyframes.support(keyframes.visibilities(targets, used))
+def _support_of(targets: Sequence[Camera] | keyframes.Targets, used: keyframes.Views) -> Support:
+    def support() -> NDArray[np.float32]:
+        of = targets if isinstance(targets, keyframes.Targets) else keyframes.Targets.of(targets)
+        return keyframes.support(keyframes.visibilities(of, used))
+
+    return support

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -159,9 +160,9 @@ class Scene:
             old = self.keyframe(view)
             prepared = self._engine.prepare(image, camera)
             new = Keyframe(prepared.copy, prepared.camera, old.stamp)
-            self._pager.leave_others()
             self._encode({view: new}, [prepared.image])
             prepared.keep()
+            self._pager.leave_others()
             self._keyframes.update(view, new)
 
     def evict(self, view: int) -> None:
@@ -373,16 +374,16 @@ class Scene:
             self._check_filled()
             while True:
                 if plan is None:
-                    views, support = choose(self._keyframes, cameras, self._limit(max_views))
+                    views, keep = choose(self._keyframes, cameras, self._limit(max_views))
                     used = Plan(tuple(views), self._frame_for(views, cameras))
                 else:
                     views, used = list(plan.views), plan
                     cameras_used = [self.keyframe(view).camera for view in views]
-                    support = support_by(cameras_used, cameras)
+                    keep = partial(support_by, cameras_used, cameras)
                 try:
                     frame, slots = self._slots(used)
                     images = render(slots, camera_numbers(cameras, frame), cameras[0].size)
-                    return answer(images, support, views)
+                    return answer(images, keep(), views)  # the device is at work
                 except torch.OutOfMemoryError:
                     if not self._pager.shrink(batch_first=True):
                         raise
@@ -410,11 +411,11 @@ class Scene:
 
     def _slots(self, plan: Plan) -> tuple[SceneFrame, list[int]]:
         """Return the frame to render in, and the slots that hold the views in it."""
-        used = [(view, self._keyframes[view]) for view in plan.views]
-        if plan.frame is not None:
-            return plan.frame, self._pager.slots(used, plan.frame, plan.frame.numbers)
+        keyframe, frame = self._keyframes.__getitem__, plan.frame
+        if frame is not None:
+            return frame, self._pager.slots(plan.views, keyframe, frame, frame.numbers)
         assert self._frame is not None
-        return self._frame, self._pager.slots(used, self._frame)
+        return self._frame, self._pager.slots(plan.views, keyframe, self._frame)
 
     def _update_frame(self) -> None:
         if self._fixed_frame:

@@ -1,5 +1,7 @@
 """The fused engine computes what the model does, on whatever device there is, with and without graphs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,18 @@ def test_keys_in_parts_give_the_same(model, walk, frame, kind, tuning):
     torch.testing.assert_close(scene.render_tensor(cameras(2)).cpu(), whole, atol=kind[2], rtol=0)
 
 
+def test_layer_norm_before_and_after_the_product_gives_the_same(model, walk, frame, kind):
+    renders = []
+    for most in (0, 10**6):
+        scene = ec.Scene(model, 6, frame=frame, engine="fused")
+        scene._engine._network.tuning = dataclasses.replace(scene._engine._network.tuning, late_norm=most)
+        for view in walk[:4]:
+            scene.insert(*view)
+        renders.append(scene.render_tensor(cameras(2)).cpu())
+    torch.testing.assert_close(*renders, atol=kind[2], rtol=0)
+    assert not torch.equal(*renders), "both ways were taken"
+
+
 def test_the_table_tells_parts():
     tuning = Tuning(((1024, 8), (4096, 2)), ((1024, 4),))
     for queries, views, bounded, expected in (
@@ -147,8 +161,6 @@ def test_unknown_engines_are_named(model):
 
 
 def test_published_rays_are_left_to_the_model(tiny_model):
-    import dataclasses
-
     config = dataclasses.replace(tiny_model.config, bf16_rays=True)
     with pytest.raises(ValueError, match="engine='eager'"):
         ec.Scene(ec.EfficientLVSM(config), engine="fused")

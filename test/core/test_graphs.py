@@ -1,12 +1,16 @@
 """Streams, staging and graphs: the parts that a device without CUDA goes through as well."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from elvsm_core import ops
 from elvsm_core.graphs import Graphs, Inputs, Lane
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 
 
 @pytest.fixture(params=DEVICES)
@@ -14,16 +18,34 @@ def device(request):
     return torch.device(request.param)
 
 
-def test_numbers_and_images_arrive_together(device):
+@pytest.fixture(params=["copied", "received"])
+def inputs_of(request, monkeypatch, device):
+    """What makes Inputs, whose numbers are copied when they are sent, or received by Triton's kernels."""
+    if request.param == "copied":
+        monkeypatch.setattr(ops, "kernels_for", lambda x: None)
+    elif INTERPRETED:
+        monkeypatch.setattr(ops, "kernels_for", lambda x: ops._triton())
+    elif device.type == "cpu" or ops._triton() is None:
+        pytest.skip("needs a CUDA device, or Triton and TRITON_INTERPRET=1")
+    return Inputs
+
+
+def finish(lane):
+    if lane.stream is not None:
+        lane.stream.synchronize()
+
+
+def test_numbers_and_images_arrive_together(inputs_of, device):
     """Five floats, three integers, two images; numbers that are not named are zero, whatever was there before."""
     lane = Lane(device)
-    inputs = Inputs(5, 3, lane, device, images=(2, 3, 5, 3))
+    inputs = inputs_of(5, 3, lane, device, images=(2, 3, 5, 3))
     picture = torch.arange(45, dtype=torch.uint8).view(3, 5, 3)
-    for n in (3, 1, 2):
-        with lane:
+    for n in (3, 1, 2, 3, 2, 1):
+        with lane, inputs:
             inputs.send(np.arange(2 * n, dtype=np.float32)[:5], [n] * n, [picture + i for i in range(n)][:2])
-        if lane.stream is not None:
-            lane.stream.synchronize()
+            inputs.receive(2)
+            inputs.mark(lane.record())
+        finish(lane)
         floats = list(range(2 * n))[:5]
         assert inputs.floats.tolist() == floats + [0] * (5 - len(floats))
         assert inputs.ints.tolist() == [n] * n + [0] * (3 - n)
@@ -32,18 +54,50 @@ def test_numbers_and_images_arrive_together(device):
     assert inputs.ints.data_ptr() % 16 == inputs.images.data_ptr() % 16 == 0
 
 
-def test_many_copies_in_a_row_all_arrive(device):
+def test_images_that_are_on_the_device_stay_when_numbers_arrive(inputs_of, device):
     lane = Lane(device)
-    inputs, seen = Inputs(1000, 1, lane, device, buffers=2), []
+    inputs = inputs_of(1, 1, lane, device, images=(1, 2, 2, 3))
     lane.follow()
-    with lane:
+    with lane, inputs:
+        inputs.send(np.ones(1, np.float32), [1], [torch.full((2, 2, 3), 7, dtype=torch.uint8)])
+        inputs.receive(1)
+        inputs.send(np.full(1, 2, np.float32), [2])
+        inputs.images[0].fill_(9)
+        inputs.receive(1)
+        inputs.receive(1)  # nothing new
+    finish(lane)
+    assert inputs.floats.tolist() == [2] and inputs.ints.tolist() == [2]
+    assert (inputs.images == 9).all()
+
+
+def test_many_copies_in_a_row_all_arrive(inputs_of, device):
+    """Also without `mark`, more of them than there are buffers."""
+    lane = Lane(device)
+    inputs, seen = inputs_of(1000, 1, lane, device, buffers=2), []
+    lane.follow()
+    with lane, inputs:
         for value in range(50):
             inputs.send(np.full(1000, value, dtype=np.float32), [])
+            inputs.receive()
             seen.append(inputs.floats.clone())
-    event = lane.record()
-    if event is not None:
-        event.synchronize()
+            if value % 3 == 0:
+                inputs.mark(lane.record())
+    finish(lane)
     assert [float(x.min()) for x in seen] == [float(x.max()) for x in seen] == list(range(50))
+
+
+def test_what_a_function_could_not_be_run_with_is_not_for_the_next_one(inputs_of, device):
+    lane = Lane(device)
+    inputs = inputs_of(1, 1, lane, device)
+    lane.follow()
+    with pytest.raises(RuntimeError, match="no memory"), lane, inputs:
+        inputs.send(np.ones(1, np.float32), [1])
+        raise RuntimeError("no memory")
+    with lane, inputs:
+        inputs.send(np.full(1, 2, np.float32), [2])
+        inputs.receive()
+    finish(lane)
+    assert inputs.floats.tolist() == [2]
 
 
 def test_graphs_run_what_was_captured_and_what_was_not(device):

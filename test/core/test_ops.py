@@ -61,31 +61,46 @@ def test_tokens_are_what_the_tokenizers_are_given(provider, dtype):
         close(tokens, tokenizer[0](planes).flatten(0, 1).to(dtype), dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_are_normalised_and_views_written_into_their_slot(provider, dtype):
-    """Two views of 37 rows of 3 heads: queries, keys, values of a block, then keys and values of the views."""
+def tokens_and_weights(rows, width, columns, dtype):
+    """Rows of different means and scales, weights, and what the weights give of the normalised rows."""
     torch.manual_seed(0)
-    y, gains = torch.randn(74, 15, 32).to(dtype), torch.rand(15, 32).to(dtype)
-    gains[6:9] = gains[12:] = 1
-    expected = torch.empty_like(y)
+    x = (torch.randn(rows, width) + torch.randn(rows, 1) / 3) * (0.1 + torch.rand(rows, 1))
+    x = x.to(dtype)
+    w = (torch.randn(columns, width) / width**0.5).to(dtype)
+    exact = torch.nn.functional.layer_norm(x.double(), (width,), eps=1e-5) @ w.double().T
+    return x.to(DEVICE), ops.centred(w.to(DEVICE)), exact.float()
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_are_normalised_and_views_written_into_their_slot(provider, dtype, late):
+    """Two views of 37 rows of 3 heads: queries, keys, values of a block, then keys and values of the views."""
+    x, w, exact = tokens_and_weights(74, 96, 480, dtype)
+    gains, exact = torch.rand(15, 32).to(dtype), exact.unflatten(1, (15, 32))
+    expected = torch.empty_like(exact)
     for head in range(15):
         norm = RMSNorm(32)
-        norm.weight.data = gains[head]
-        expected[:, head] = norm(y[:, head])
+        norm.weight.data = gains[head].float()
+        expected[:, head] = norm(exact[:, head])
     store = torch.full((2, 4, 37, 3, 32), 7.0, dtype=dtype, device=DEVICE)
     slots = torch.tensor([2, 0], dtype=torch.int32, device=DEVICE)
-    given = y.flatten(1).clone().to(DEVICE)
-    ops.norm_heads_(given, gains.to(DEVICE), 6, 9, store, slots)
+    rows = x if late else ops.layer_norm(x)
+    given = rows @ w.T
+    ops.norm_heads_(given, gains.to(DEVICE), 6, 9, store, slots, x if late else None)
     after = given.cpu().unflatten(1, (15, 32))
     close(after[:, :6], expected[:, :6], dtype)
-    assert torch.equal(after[:, 6:9], y[:, 6:9]), "values are left as they are"
-    for slot, rows in ((2, slice(0, 37)), (0, slice(37, 74))):
-        close(store[0, slot], expected[rows, 9:12], dtype)
-        assert torch.equal(store[1, slot].cpu(), y[rows, 12:])
+    close(after[:, 6:9], exact[:, 6:9], dtype)
+    for slot, of_view in ((2, slice(0, 37)), (0, slice(37, 74))):
+        close(store[0, slot], expected[of_view, 9:12], dtype)
+        close(store[1, slot], exact[of_view, 12:], dtype)
     assert (store[:, [1, 3]] == 7).all(), "other slots are left as they are"
-    queries = y[:, :3].flatten(1).contiguous().to(DEVICE)
-    ops.norm_heads_(queries, gains[:3].to(DEVICE), 3, 3)
+    queries = rows @ w[:96].T
+    ops.norm_heads_(queries, gains[:3].to(DEVICE), 3, 3, x=x if late else None)
     close(queries.unflatten(1, (3, 32)), expected[:, :3], dtype)
+    kept = rows @ w[288:].T
+    ops.norm_heads_(kept, gains[9:].to(DEVICE), 0, 0, store, slots.flip(0), x if late else None)
+    close(store[0, 0], expected[:37, 9:12], dtype)
+    close(store[1, 2], exact[37:, 12:], dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -140,10 +155,8 @@ def test_paint_rounds_and_crops(provider):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gelu_is_exact(provider, dtype):
-    torch.manual_seed(0)
-    x, w = torch.randn(70, 128).to(dtype), (torch.randn(96, 128) / 8).to(dtype)
-    expected = torch.nn.functional.gelu(x.double() @ w.double().T)
-    close(ops.linear_gelu(x.to(DEVICE), w.to(DEVICE)), expected, dtype)
+    x, w, exact = tokens_and_weights(70, 160, 200, dtype)
+    close(ops.linear_gelu(x, w), torch.nn.functional.gelu(exact), dtype)
 
 
 def test_without_triton_everything_works_and_a_warning_says_why(monkeypatch, caplog):
