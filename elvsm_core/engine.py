@@ -14,7 +14,7 @@ from .cache import ViewCache
 from .cameras import Camera
 from .frame import SceneFrame
 from .graphs import copy_within_host
-from .images import ImageLike, resize_and_crop, to_uint8
+from .images import ImageLike, as_tensor, resize_and_crop, to_uint8
 from .model import EfficientLVSM
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,9 @@ ENGINES = ("auto", "eager", "fused")
 
 def camera_numbers(cameras: Sequence[Camera], frame: SceneFrame) -> NDArray[np.float32]:
     """Return [n, 16]: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels."""
-    numbers = np.empty((len(cameras), 16), dtype=np.float32)
-    numbers[:, :12] = frame.rows_to_model([camera.T_world_cam for camera in cameras])
-    numbers[:, 12:] = [camera.fxfycxcy for camera in cameras]
-    return numbers
+    return np.array(
+        [[*frame.pose_to_model(camera.T_world_cam), *camera.fxfycxcy] for camera in cameras], dtype=np.float32
+    )
 
 
 class Pending:
@@ -53,29 +52,27 @@ class Pending:
 class Prepared:
     """An image at the scene's size, for `Engine.encode`, and its camera.
 
-    host: what `copy` copies from, once `event` has happened; on the host, or on a device when there is no event.
+    host: the image on the host, once `event` has happened; None: `image` itself, wherever it is.
     """
 
     def __init__(
-        self, image: Tensor, camera: Camera, host: Tensor, event: torch.cuda.Event | None = None
+        self,
+        image: ImageLike,
+        camera: Camera,
+        host: Tensor | None = None,
+        event: torch.cuda.Event | None = None,
     ) -> None:
         self.image, self.camera = image, camera
-        self._host, self._event = host, event
-        self.copy = _plain_tensor(np.empty(image.shape, dtype=np.uint8))
+        self._host, self._event = image if host is None else host, event
 
-    def keep(self) -> None:
-        """Fill `copy`, memory of its own on the host: best done while the device encodes the image."""
+    def keep(self) -> Tensor:
+        """Return a copy, memory of its own on the host: best made while the device encodes the image."""
         if self._event is not None:
             self._event.synchronize()
-        copy_within_host(self._host.cpu(), self.copy.numpy())
-
-
-def _plain_tensor(array: NDArray[np.uint8]) -> Tensor:
-    """Return a tensor of this memory that may be written to later, wherever that is."""
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False):
-            return torch.from_numpy(array)
-    return torch.from_numpy(array)
+        copy = np.empty(tuple(self.image.shape), dtype=np.uint8)
+        copy_within_host(self._host, copy)
+        with torch.inference_mode(False):  # it may be written to later, wherever that is
+            return torch.from_numpy(copy)
 
 
 class Engine:
@@ -93,17 +90,17 @@ class Engine:
     def prepare(self, image: ImageLike, camera: Camera) -> Prepared:
         """Cut and resample an image to the scene's size. Raises ImageError."""
         resized, resized_camera = resize_and_crop(image, camera, self.image_size, self.model.device)
-        return Prepared(resized, resized_camera, resized)
+        return Prepared(resized, resized_camera)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Tensor], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
+    def encode(self, images: Sequence[ImageLike], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
         """Encode images, uint8 [H, W, 3] on host or device, seen by cameras [n, 16], into slots.
 
         Each by itself: what else is encoded makes no difference. When it raises, the slots may hold anything.
         """
         device = self.model.device
         for image, camera, slot in zip(images, cameras, slots, strict=True):
-            pixels = image.to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
+            pixels = as_tensor(image).to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
             c2w, fxfycxcy = unpack_cameras(camera[None], device)
             self.cache.replace(slot, self.model.encode_views(pixels, c2w, fxfycxcy))
 

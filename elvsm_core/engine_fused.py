@@ -16,7 +16,7 @@ from .cameras import Camera
 from .engine import Engine, Pending, Prepared, batches, log, some_camera
 from .fused import FusedModel, Tuning
 from .graphs import Graphs, Inputs, Lane, copy_within_host, pinned
-from .images import ImageLike, check_image, resize_and_crop
+from .images import ImageLike, as_tensor, check_image, resize_and_crop
 from .model import EfficientLVSM
 
 
@@ -45,7 +45,7 @@ class FusedEngine(Engine):
         self._encoding, self._rendering = Lane(device, priority=-1), Lane(device)
         self._encoder, self._decoder = Graphs(self._encoding), Graphs(self._rendering)
         images = (self.batch, *image_size, 3)
-        self._views = Inputs(16 * self.batch, self.batch, self._encoding, device, images, buffers=2)
+        self._views = Inputs(16 * self.batch, self.batch, self._encoding, device, images, buffers=4)
         self._request = Inputs(16 * self.batch, cache.capacity, self._rendering, device)
         self._forget_events()
         for lane in (self._encoding, self._rendering):
@@ -57,28 +57,31 @@ class FusedEngine(Engine):
         self._read: dict[int, torch.cuda.Event] = {}
 
     def prepare(self, image: ImageLike, camera: Camera) -> Prepared:
-        tensor = check_image(image, camera)
+        check_image(image, camera)
+        if camera.size == self.image_size:
+            return Prepared(image, camera)
         if not self._cuda:
-            return super().prepare(tensor, camera)
-        if tuple(tensor.shape[:2]) == self.image_size:
-            return Prepared(tensor, camera, tensor)
-        if tensor.is_cuda:
+            return super().prepare(image, camera)
+        on_device = isinstance(image, Tensor) and image.is_cuda
+        if on_device:
             self._encoding.follow()
         with self._encoding as lane, torch.inference_mode():
-            given = tensor
-            if not tensor.is_cuda:
-                given = pinned(tuple(tensor.shape), torch.uint8, self.model.device)
-                copy_within_host(tensor, given.numpy())
+            given = image
+            if not on_device:
+                given = pinned(tuple(image.shape), torch.uint8, self.model.device)
+                copy_within_host(image, given.numpy())
             resized, resized_camera = resize_and_crop(given, camera, self.image_size, self.model.device)
             host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
             host.copy_(resized, non_blocking=True)
             return Prepared(resized, resized_camera, host, lane.record())
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Tensor], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
-        on_host = not any(image.is_cuda for image in images)
+    def encode(self, images: Sequence[ImageLike], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
+        on_host = not any(isinstance(image, Tensor) and image.is_cuda for image in images)
         if not on_host:
             self._encoding.follow()  # they may come from the caller's stream
+        if len(images) == 1:
+            self._encode_batch(images, cameras, slots, on_host)
+            return
         start = 0
         for count, computed in batches(len(images), self.batch if self._cuda else 1, self._cuda):
             # The last view is computed more than once where that makes it a number that was captured.
@@ -89,19 +92,26 @@ class FusedEngine(Engine):
             start += count
 
     def _encode_batch(
-        self, images: list[Tensor], cameras: NDArray[np.float32], slots: list[int], on_host: bool
+        self,
+        images: Sequence[ImageLike],
+        cameras: NDArray[np.float32],
+        slots: Sequence[int],
+        on_host: bool,
     ) -> None:
+        copied = None
         with self._encoding as lane, self._views:
             self._views.send(cameras, slots, images if on_host else ())
             if not on_host:
                 for image, place in zip(images, self._views.images, strict=False):
-                    place.copy_(image)
+                    place.copy_(as_tensor(image))
+                copied = lane.record()
             for slot in slots:
                 lane.wait(self._read.pop(slot, None))
             self._encoder.run(len(images), partial(self._encode, len(images)))
             self._encoded += 1
             event = lane.record()
             self._views.mark(event)
+        self._encoding.lead(copied)  # the images are the caller's again
         if event is not None:
             self._written.update(dict.fromkeys(slots, (self._encoded, event)))
 
@@ -110,7 +120,6 @@ class FusedEngine(Engine):
         cameras = self._views.floats[: 16 * count].view(count, 16)
         self._network.encode(self._views.images[:count], cameras, self.cache.store, self._views.ints[:count])
 
-    @torch.inference_mode()
     def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
         images, start = None, 0
         with self._rendering as lane, self._request:
@@ -154,9 +163,16 @@ class FusedEngine(Engine):
 
     def _wait_for(self, slots: Sequence[int]) -> None:
         """Have renders wait until these slots are written; encodings end in the order they began in."""
+        if not self._written:
+            return
         written = [self._written[slot] for slot in slots if slot in self._written]
-        if written:
-            self._rendering.wait(max(written, key=lambda entry: entry[0])[1])
+        if not written:
+            return
+        last, event = max(written, key=lambda entry: entry[0])
+        if event.query():
+            self._written = {slot: entry for slot, entry in self._written.items() if entry[0] > last}
+        else:
+            self._rendering.wait(event)
 
     def _reading(self, slots: Sequence[int], event: torch.cuda.Event | None) -> None:
         if event is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,24 +66,35 @@ class SceneFrame:
         return hash(self.numbers)
 
     @functools.cached_property
+    def _upper_rows(self) -> list[list[float]]:
+        return self._T_anchor_world[:3].tolist()
+
+    @functools.cached_property
     def _T_anchor_world(self) -> NDArray[np.float64]:
         return np.asarray(np.linalg.inv(self.T_world_anchor), dtype=np.float64)
 
     def to_model(self, T_world_cam: ArrayLike) -> NDArray[np.float32]:
         """Map poses [n, 4, 4] in the world to camera-to-model poses [n, 4, 4], float32."""
-        model = np.zeros((*np.shape(T_world_cam)[:-2], 4, 4), dtype=np.float32)
-        model[..., :3, :] = self._rows(np.asarray(T_world_cam, dtype=np.float64))
-        model[..., 3, 3] = 1
-        return model
+        local = self._T_anchor_world @ np.asarray(T_world_cam, dtype=np.float64)
+        local[..., :3, 3] *= self.scale
+        return local.astype(np.float32)
 
-    def rows_to_model(self, T_world_cam: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Map poses as `to_model` does; returns [n, 12], the upper three rows of each."""
-        return self._rows(np.array(T_world_cam)).reshape(-1, 12)
+    def pose_to_model(self, T_world_cam: NDArray[np.float64]) -> list[float]:
+        """Map one pose [4, 4]; returns the upper three rows, twelve numbers.
 
-    def _rows(self, poses: NDArray[np.float64]) -> NDArray[np.float64]:
-        rows = self._T_anchor_world[:3] @ poses
-        rows[..., 3] *= self.scale
-        return rows
+        On the way of every request to the device, hence without numpy, which takes many times as long when
+        the processor has had other things to do.
+        """
+        (x0, x1, x2, x3), (y0, y1, y2, y3), (z0, z1, z2, z3), _ = T_world_cam.tolist()
+        scale, numbers = self.scale, []
+        for a, b, c, d in self._upper_rows:
+            numbers += [
+                a * x0 + b * y0 + c * z0,
+                a * x1 + b * y1 + c * z1,
+                a * x2 + b * y2 + c * z2,
+                (a * x3 + b * y3 + c * z3 + d) * scale,
+            ]
+        return numbers
 
     def extent(self, T_world_cam: ArrayLike) -> float:
         """Return the largest |coordinate| in model units of the camera centres of [n, 4, 4] poses."""

@@ -17,15 +17,12 @@ class ImageError(ValueError):
     """An image that cannot be used."""
 
 
-def check_image(image: ImageLike, camera: Camera) -> Tensor:
-    """Return the image as a uint8 tensor [H, W, 3] that agrees with its camera, else raise ImageError."""
+def check_image(image: ImageLike, camera: Camera) -> None:
+    """Raise ImageError unless the image is uint8 [H, W, 3] and agrees with its camera."""
     if isinstance(image, np.ndarray):
-        if not image.flags.writeable or not image.flags.c_contiguous:
-            image = np.array(image)
         if image.dtype != np.uint8:
             raise ImageError(f"image must be uint8 RGB, got {image.dtype}: scale to 0..255 and convert")
-        image = torch.from_numpy(image)
-    if not isinstance(image, Tensor) or image.dtype != torch.uint8:
+    elif not isinstance(image, Tensor) or image.dtype != torch.uint8:
         raise ImageError(f"image must be a uint8 array or tensor, got {getattr(image, 'dtype', type(image))}")
     if image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(f"image must have shape [height, width, 3] (RGB), got {list(image.shape)}")
@@ -34,7 +31,13 @@ def check_image(image: ImageLike, camera: Camera) -> Tensor:
             f"image is {image.shape[1]}x{image.shape[0]} but its camera is calibrated for {camera.width}x"
             f"{camera.height}: image and CameraInfo do not belong together (binning, ROI, a resized stream?)"
         )
-    return image
+
+
+def as_tensor(image: ImageLike) -> Tensor:
+    """Return an image as a tensor, which shares its memory where PyTorch can."""
+    if isinstance(image, Tensor):
+        return image
+    return torch.from_numpy(image if image.flags.writeable and image.flags.c_contiguous else np.array(image))
 
 
 def resize_and_crop(
@@ -46,7 +49,8 @@ def resize_and_crop(
     Returns a uint8 tensor [H, W, 3] on `device` and its camera. Raises ImageError where image and camera
     disagree.
     """
-    tensor = check_image(image, camera).to(device)
+    check_image(image, camera)
+    tensor = as_tensor(image).to(device)
     height, width = size
     if tensor.shape[:2] == (height, width):
         return tensor, camera

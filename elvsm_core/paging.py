@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from torch import Tensor
-
 from .cache import ViewCache
+from .cameras import Camera
 from .engine import Engine, camera_numbers
 from .frame import SceneFrame
+from .images import ImageLike
 from .persistence import Keyframe
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class Pager:
 
     def put(
         self,
-        views: Sequence[tuple[int, Keyframe]],
+        views: Sequence[tuple[int, Camera]],
+        images: Sequence[ImageLike],
         frame: SceneFrame,
         place: Place = None,
-        images: Sequence[Tensor] | None = None,
     ) -> None:
-        """Encode views, at most `capacity`. images: of the keyframes, where they are at hand on the device."""
+        """Encode views, at most `capacity`, and their images at the scene's size."""
         slots = []
         for view, _ in views:
             slot = self._slots.pop((view, place), None)
@@ -47,8 +47,8 @@ class Pager:
                 slot = self._cache.take()
             slots.append(slot)
         try:
-            cameras = camera_numbers([keyframe.camera for _, keyframe in views], frame)
-            self._engine.encode(images or [keyframe.image for _, keyframe in views], cameras, slots)
+            cameras = camera_numbers([camera for _, camera in views], frame)
+            self._engine.encode(images, cameras, slots)
         except BaseException:
             for slot in slots:
                 self._cache.evict(slot)
@@ -80,7 +80,9 @@ class Pager:
                 slots.append(slot)
         if not missing:
             return slots
-        self.put([(view, keyframe(view)) for view in missing], frame, place)
+        found = [keyframe(view) for view in missing]
+        cameras, images = [one.camera for one in found], [one.image for one in found]
+        self.put(list(zip(missing, cameras, strict=True)), images, frame, place)
         return [held[view, place] for view in views]
 
     def release(self, views: Iterable[int], stale: bool = False) -> None:

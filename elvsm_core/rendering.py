@@ -64,7 +64,7 @@ def check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
         raise SceneError("no camera to render: ask for at least one view")
     if max_views is not None and max_views < 1:
         raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
-    if any(camera.size != cameras[0].size for camera in cameras):
+    if len(cameras) > 1 and any(camera.size != cameras[0].size for camera in cameras):
         raise SceneError("all cameras of one request must have the same size: split the request")
 
 
@@ -76,7 +76,7 @@ def choose(
     The latter is to be called before the store changes, when the device has its work.
     """
     if len(store) <= limit:
-        return store.ids.tolist(), lambda: _support_of(cameras, store.views.copy())
+        return list(store), lambda: _support_of(cameras, store.views.copy())
     targets = keyframes.Targets.of(cameras)
     # In order of age, so that the sums run in the order of a fresh scene with these views.
     rows = keyframes.most_useful(targets, store.views, limit)

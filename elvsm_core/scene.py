@@ -137,15 +137,15 @@ class Scene:
         with self._lock:
             view, frame = self._next_id, self._frame
             prepared = self._engine.prepare(image, camera)
-            self._keyframes.add(view, Keyframe(prepared.copy, prepared.camera, stamp))
             try:
-                self._update_frame()
-                self._encode({view: self._keyframes[view]}, [prepared.image])
-                prepared.keep()
+                self._update_frame(prepared.camera)
+                self._encode([(view, prepared.camera)], [prepared.image])
+                kept = Keyframe(prepared.keep(), prepared.camera, stamp)
             except BaseException:  # out of device memory, say
-                self._keyframes.remove(view)
+                self._pager.release([view])
                 self._set_frame(frame)
                 raise
+            self._keyframes.add(view, kept)
             self._next_id += 1
             if self._max_keyframes is not None and len(self._keyframes) > self._max_keyframes:
                 self.evict(self._keyframes.most_redundant())
@@ -159,11 +159,9 @@ class Scene:
         with self._lock:
             old = self.keyframe(view)
             prepared = self._engine.prepare(image, camera)
-            new = Keyframe(prepared.copy, prepared.camera, old.stamp)
-            self._encode({view: new}, [prepared.image])
-            prepared.keep()
+            self._encode([(view, prepared.camera)], [prepared.image])
             self._pager.leave_others()
-            self._keyframes.update(view, new)
+            self._keyframes.update(view, Keyframe(prepared.keep(), prepared.camera, old.stamp))
 
     def evict(self, view: int) -> None:
         """Forget a view. Raises SceneError for an unknown id."""
@@ -294,7 +292,9 @@ class Scene:
                 self._pager.forget_stale()
             views = self._pager.stale[: min(limit, self._pager.room)]
             if views:
-                self._encode({view: self._keyframes[view] for view in views})
+                found = [self._keyframes[view] for view in views]
+                cameras = [keyframe.camera for keyframe in found]
+                self._encode(list(zip(views, cameras, strict=True)), [keyframe.image for keyframe in found])
             return len(self._pager.stale)
 
     def warm_up(
@@ -375,13 +375,13 @@ class Scene:
             while True:
                 if plan is None:
                     views, keep = choose(self._keyframes, cameras, self._limit(max_views))
-                    used = Plan(tuple(views), self._frame_for(views, cameras))
+                    other = self._frame_for(views, cameras)
                 else:
-                    views, used = list(plan.views), plan
+                    views, other = list(plan.views), plan.frame
                     cameras_used = [self.keyframe(view).camera for view in views]
                     keep = partial(support_by, cameras_used, cameras)
                 try:
-                    frame, slots = self._slots(used)
+                    frame, slots = self._slots(views, other)
                     images = render(slots, camera_numbers(cameras, frame), cameras[0].size)
                     return answer(images, keep(), views)  # the device is at work
                 except torch.OutOfMemoryError:
@@ -409,31 +409,34 @@ class Scene:
         # Not where the robot is now, or not looking its way: the frame of another place, shared with its neighbours.
         return self._policy.frame_for(used, targets)
 
-    def _slots(self, plan: Plan) -> tuple[SceneFrame, list[int]]:
-        """Return the frame to render in, and the slots that hold the views in it."""
-        keyframe, frame = self._keyframes.__getitem__, plan.frame
+    def _slots(self, views: Sequence[int], frame: SceneFrame | None) -> tuple[SceneFrame, list[int]]:
+        """Return the frame to render in, the scene's own if None, and the slots that hold the views in it."""
         if frame is not None:
-            return frame, self._pager.slots(plan.views, keyframe, frame, frame.numbers)
+            return frame, self._pager.slots(views, self._keyframes.__getitem__, frame, frame.numbers)
         assert self._frame is not None
-        return self._frame, self._pager.slots(plan.views, keyframe, self._frame)
+        return self._frame, self._pager.slots(views, self._keyframes.__getitem__, self._frame)
 
-    def _update_frame(self) -> None:
+    def _update_frame(self, newest: Camera | None = None) -> None:
+        """Choose the frame anew where that is due. newest: of a keyframe that is about to be added."""
         if self._fixed_frame:
             return
-        self._set_frame(self._policy.next_frame(self._frame, self._keyframes.poses))
+        poses = self._keyframes.poses
+        if newest is not None:
+            poses = np.concatenate([poses, newest.T_world_cam[None]])
+        self._set_frame(self._policy.next_frame(self._frame, poses))
 
     def _set_frame(self, frame: SceneFrame | None) -> None:
         if frame is not self._frame:
             self._frame = frame
             self._pager.leave_frame()
 
-    def _encode(self, views: dict[int, Keyframe], images: Sequence[Tensor] | None = None) -> None:
+    def _encode(self, views: Sequence[tuple[int, Camera]], images: Sequence[ImageLike]) -> None:
         """Encode views in the scene's frame; with half the slots when memory is short."""
         assert self._frame is not None
         try:
-            self._pager.put(list(views.items()), self._frame, images=images)
+            self._pager.put(views, images, self._frame)
         except torch.OutOfMemoryError:
             if not self._pager.shrink(batch_first=False):
                 raise
-            for view in views.items():
-                self._pager.put([view], self._frame, images=images)
+            for view, image in zip(views, images, strict=True):
+                self._pager.put([view], [image], self._frame)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,9 @@ class KeyframeStore:
 
     def __len__(self) -> int:
         return len(self._keyframes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keyframes)
 
     def __contains__(self, view: int) -> bool:
         return view in self._keyframes
