@@ -28,7 +28,9 @@ SHORTLIST = (32, 64)
 FARTHEST = 1e15
 """Metres: centres are taken to be no farther from the origin, because squares must fit into single precision."""
 MANY = 2000
-"""Stored views from which on it pays to find out first which ones can be among the best for several targets."""
+"""Stored views from which on it pays to find out first which ones can be among the best."""
+MARGIN = 0.1
+"""How far around a request that is found out, in the units of `shortlist`'s costs: 20 cm or three degrees."""
 
 
 def differences(T_world_cam: ArrayLike, stored: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -114,11 +116,12 @@ class Views:
 
     T_world_cam [n, 4, 4] float64. numbers [12, n] float64: of each view its centre, metres, and three vectors that
     take the z, x and y of its image from what lies in a direction of the world: z is the depth, and x/z and y/z go
-    from -1 to 1 across the image.
+    from -1 to 1 across the image. near: what was found out about these views, if somebody remembers it.
     """
 
     T_world_cam: Poses
     numbers: NDArray[np.float64]
+    near: Neighbourhood | None = None
 
     @classmethod
     def of(cls, cameras: Sequence[Camera]) -> Views:
@@ -163,7 +166,7 @@ def shortlist(targets: Targets, views: Views, count: int) -> NDArray[np.int64]:
         return np.arange(n)
     wanted = np.concatenate([targets.centres[..., 0], targets.rotations[..., 2]], axis=1).T
     stored = views.numbers[:6]
-    rows = _around(wanted, stored, count) if m > 1 and n > MANY else None
+    rows = (views.near or Neighbourhood()).rows(wanted, stored, count) if n > MANY else None
     cost = _costs(wanted, stored if rows is None else stored.take(rows, axis=1))
     best = cost.min(axis=0)
     if m > 1:
@@ -198,15 +201,51 @@ def _products(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
     return np.einsum("im,in->mn", a, b) if a.shape[1] == 1 else a.T @ b
 
 
-def _around(wanted: NDArray[np.float64], stored: NDArray[np.float64], count: int) -> NDArray[np.int64] | None:
-    """Return the indices of all views that can be among the `count` best for any target; None: of most."""
-    mean = wanted.mean(axis=1, keepdims=True)
-    cost = _costs(mean, stored)[0]
-    # No target's costs differ by more from those of the mean.
-    metres, turned = np.sqrt(np.square(wanted - mean).reshape(2, 3, -1).sum(axis=1))
-    slack = np.float32((metres / 2 + 2 * turned).max())
-    rows = np.flatnonzero(cost <= np.partition(cost, count - 1)[count - 1] + 2 * slack)
-    return rows if len(rows) < stored.shape[1] // 2 else None
+class Neighbourhood:
+    """Which of thousands of views can matter around a place, remembered for the next requests from there.
+
+    Whoever keeps it calls `forget` when views change or go; views that come are noticed.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._count = 0
+
+    def rows(
+        self, wanted: NDArray[np.float64], stored: NDArray[np.float64], count: int
+    ) -> NDArray[np.int64] | None:
+        """Return indices, increasing, of all views that can be among the `count` best for any target; None: all.
+
+        wanted [6, m], stored [6, n]: centres and viewing directions.
+        """
+        n = stored.shape[1]
+        if not (count <= self._count and n - self._searched < MANY // 8 and self._reaches(wanted)):
+            self._search(wanted, stored, count)
+        if self._rows is None or n == self._searched:
+            return self._rows
+        return np.concatenate([self._rows, np.arange(self._searched, n)])
+
+    def _reaches(self, wanted: NDArray[np.float64]) -> bool:
+        away = _farthest(wanted, self._place)
+        return away <= self._reach <= away + 3 * MARGIN
+
+    def _search(self, wanted: NDArray[np.float64], stored: NDArray[np.float64], count: int) -> None:
+        self._place = wanted.mean(axis=1, keepdims=True)
+        self._reach = _farthest(wanted, self._place) + MARGIN
+        self._count, self._searched = count, stored.shape[1]
+        cost = _costs(self._place, stored)[0]
+        # The costs of no target within reach differ by more from those of the place.
+        limit = np.partition(cost, count - 1)[count - 1] + np.float32(2 * self._reach)
+        rows = np.flatnonzero(cost <= limit)
+        self._rows = rows if len(rows) < self._searched // 2 else None
+
+
+def _farthest(wanted: NDArray[np.float64], place: NDArray[np.float64]) -> float:
+    """Return by how much the costs of any view can differ between targets [6, m] and a place [6, 1], at most."""
+    metres, turned = np.sqrt(np.square(wanted - place).reshape(2, 3, -1).sum(axis=1))
+    return float((metres / 2 + 2 * turned).max())
 
 
 def _lowest(cost: NDArray[np.float32], count: int) -> NDArray[np.int64]:

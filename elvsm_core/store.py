@@ -26,6 +26,7 @@ class KeyframeStore:
         self._ids = np.zeros(64, dtype=np.int64)
         self._poses = np.zeros((64, 4, 4))
         self._numbers = np.zeros((12, 64))  # of keyframes.Views
+        self._near = keyframes.Neighbourhood()  # likewise
         # For eviction: the nearest newer keyframe of each, and how different it is.
         self._nearest = np.full(64, -1, dtype=np.int64)
         self._difference = np.full(64, np.inf)
@@ -59,7 +60,7 @@ class KeyframeStore:
     @property
     def views(self) -> keyframes.Views:
         """All of them as arrays; not to be written to, valid until the next change."""
-        return keyframes.Views(self.poses, self._numbers[:, : len(self)])
+        return keyframes.Views(self.poses, self._numbers[:, : len(self)], self._near)
 
     def add(self, view: int, keyframe: Keyframe) -> None:
         """Add a keyframe under an id larger than all others."""
@@ -78,6 +79,7 @@ class KeyframeStore:
     def remove(self, view: int) -> None:
         """Forget a keyframe. Raises KeyError for an unknown id."""
         del self._keyframes[view]
+        self._near.forget()
         n = len(self)
         row = int(np.searchsorted(self._ids[: n + 1], view))
         for array in (self._ids, self._poses, self._numbers.T, self._nearest, self._difference):
@@ -93,6 +95,7 @@ class KeyframeStore:
         row = int(np.searchsorted(self.ids, view))
         moved = not np.array_equal(self._poses[row], keyframe.camera.T_world_cam)
         self._keyframes[view] = keyframe
+        self._near.forget()
         self._write(row, keyframe)
         if moved:
             for orphan in np.flatnonzero(self._nearest[:n] == view):

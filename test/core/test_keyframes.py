@@ -207,6 +207,30 @@ def test_thousands_of_views_are_searched_as_if_each_was_looked_at(count, extent,
     np.testing.assert_array_equal(keyframes.shortlist(targets, views, 32), expected)
 
 
+def test_what_is_remembered_of_a_neighbourhood_is_what_would_be_found():
+    """A camera that walks among thousands of views, to which some are added."""
+    rng = np.random.default_rng(8)
+    stored = anywhere(rng, keyframes.MANY + 1000, 20)
+    near, searches = keyframes.Neighbourhood(), 0
+    search = near._search
+
+    def counted(*args):
+        nonlocal searches
+        searches += 1
+        search(*args)
+
+    near._search = counted
+    for step in range(60):
+        views = keyframes.Views.of(stored[: keyframes.MANY + 10 * step])
+        wanted = [camera(at(8 + 0.05 * step, 0, 9, 40 + step))] * (1 + step % 3)
+        targets = keyframes.Targets.of([*wanted, camera(at(8.1 + 0.05 * step, 0, 9, 40 + step))])
+        remembered = keyframes.Views(views.T_world_cam, views.numbers, near)
+        np.testing.assert_array_equal(
+            keyframes.shortlist(targets, remembered, 32), keyframes.shortlist(targets, views, 32)
+        )
+    assert 5 < searches < 50
+
+
 def test_the_first_of_equal_views_is_used_however_many_there_are():
     views = keyframes.Views.of([camera(at(9))] * 5 + [camera(at())] * 500)
     assert shortlist([camera(at())], views, 12) == list(range(5, 17))

@@ -33,6 +33,30 @@ def test_eviction_takes_the_older_of_the_closest_pair_and_spares_the_newest():
     assert store.most_redundant(protect=6) == 0
 
 
+def test_what_is_remembered_of_a_place_follows_changes(monkeypatch):
+    monkeypatch.setattr(keyframes, "MANY", 40)
+    rng, store = np.random.default_rng(5), KeyframeStore()
+    for i in range(60):
+        store.add(i, keyframe(rng.normal(size=3), rng.uniform(0, 6)))
+    targets = keyframes.Targets.of([keyframe([0, 0, 0]).camera])
+
+    def check():
+        views = store.views
+        alone = keyframes.Views(views.T_world_cam, views.numbers)
+        best = keyframes.shortlist(targets, views, 4)
+        np.testing.assert_array_equal(best, keyframes.shortlist(targets, alone, 4))
+        return store.ids[best].tolist()
+
+    first = check()
+    store.remove(first[0])
+    assert first[0] not in check()
+    other = next(view for view in store if view not in check())
+    store.update(other, keyframe([0, 0, 0]))
+    assert other in check()
+    store.add(99, keyframe([0, 0, 0]))
+    assert 99 in check()
+
+
 def test_arrays_and_redundancy_follow_any_sequence_of_changes():
     rng = np.random.default_rng(4)
     store, mirror, next_id = KeyframeStore(), {}, 0
