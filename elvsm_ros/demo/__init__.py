@@ -12,11 +12,16 @@ class Interrupted(BaseException):
     """Somebody wants the demo to end: Ctrl-C or SIGTERM."""
 
 
+_asked: list[str] = []
+"""The signal that the demo was asked to end by. C extensions may make another exception of `Interrupted`."""
+
+
 def _interrupt(number: int, frame: object) -> None:
     # Once is enough: what follows is the way out, which nothing must cut short.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(signal.Signals(number).name)
+    _asked.append(signal.Signals(number).name)
+    raise Interrupted(_asked[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Everything else is imported where interrupting it is already possible: PyTorch takes seconds.
         from elvsm_ros.demo.run import run
 
-        return run(options)
-    except Interrupted as interruption:
-        print(f"elvsm_demo: ended by {interruption}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not through the interpreter's end, which waits for what threads are in the middle of.
-        os._exit(0)
+        status = run(options)
+    except BaseException:
+        if not _asked:
+            raise
+    if not _asked:
+        return status
+    print(f"elvsm_demo: ended by {_asked[0]}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through the interpreter's end, which waits for what threads are in the middle of.
+    os._exit(0)

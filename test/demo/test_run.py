@@ -110,6 +110,40 @@ def test_a_signal_ends_everything(out: Path, blind_model: Path, number: int) -> 
     assert alive(started) == {}
 
 
+@pytest.mark.parametrize("taken_for_damage", [False, True])
+def test_a_signal_within_a_c_extension_ends_it_as_well(taken_for_damage: bool) -> None:
+    """rclpy turns what a handler raises while it makes a message into another exception."""
+    code = f"""
+import os, signal, sys
+import elvsm_ros.demo, elvsm_ros.demo.run
+from geometry_msgs.msg import PoseStamped
+from rclpy.serialization import deserialize_message, serialize_message
+
+cdr = serialize_message(PoseStamped())
+
+def make(self, **values):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):
+        pass
+
+def run(options):
+    PoseStamped.__init__ = make
+    try:
+        deserialize_message(cdr, PoseStamped)
+    except TypeError:
+        if not {taken_for_damage}:
+            raise
+    return 2
+
+elvsm_ros.demo.run.run = run
+sys.exit(elvsm_ros.demo.main([]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "elvsm_demo: ended by SIGTERM\n")
+
+
 def test_the_nodes_death_is_noticed(out: Path, blind_model: Path) -> None:
     process = start(out, "--seconds", SECONDS, "--model", blind_model)
     wait_for(lambda: find(process, "elvsm_ros.bag_player"), process)
