@@ -159,9 +159,14 @@ class Scene:
         with self._lock:
             old = self.keyframe(view)
             prepared = self._engine.prepare(image, camera)
-            self._encode([(view, prepared.camera)], [prepared.image])
+            try:
+                self._encode([(view, prepared.camera)], [prepared.image])
+                kept = Keyframe(prepared.keep(), prepared.camera, old.stamp)
+            except BaseException:
+                self._pager.release([view], stale=True)  # its slot may hold the new image
+                raise
             self._pager.leave_others()
-            self._keyframes.update(view, Keyframe(prepared.keep(), prepared.camera, old.stamp))
+            self._keyframes.update(view, kept)
 
     def evict(self, view: int) -> None:
         """Forget a view. Raises SceneError for an unknown id."""

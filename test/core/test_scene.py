@@ -280,6 +280,27 @@ def test_a_failing_device_leaves_the_scene_as_it_was(tiny_model, walk, frame, mo
     torch.testing.assert_close(scene.render_tensor(targets()), before, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_short_host_memory_leaves_the_scene_as_it_was(tiny_model, walk, frame, monkeypatch, fixed):
+    """The copy of an image is made when the device has been given its work already."""
+    scene = ec.Scene(tiny_model, frame=frame if fixed else None)
+    ids = [scene.insert(*view) for view in walk[:2]]
+    before, given = scene.render_tensor(targets()), scene.frame
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("elvsm_core.engine.copy_within_host", fail)
+        with pytest.raises(MemoryError):
+            scene.insert(*walk[7])
+        with pytest.raises(MemoryError):
+            scene.replace(ids[0], *walk[2])
+    assert scene.views == ids and scene.frame is given
+    torch.testing.assert_close(scene.render_tensor(targets()), before, atol=0, rtol=0)
+    assert scene.insert(*walk[7]) == ids[-1] + 1
+
+
 def test_threads_see_whole_states(tiny_model, walk, frame):
     """A render sees the scene before an edit or after it, never between."""
     scene, ids = build(tiny_model, walk[:2], frame)
