@@ -188,6 +188,7 @@ class Inputs:
     floats, ints, images: what was received, on the device. images[k] may be written to directly instead.
     """
 
+    @torch.inference_mode(False)  # written to later, wherever that is
     def __init__(
         self,
         floats: int,

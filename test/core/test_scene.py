@@ -280,6 +280,26 @@ def test_a_failing_device_leaves_the_scene_as_it_was(tiny_model, walk, frame, mo
     torch.testing.assert_close(scene.render_tensor(targets()), before, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("made_in_inference_mode", [True, False])
+@pytest.mark.parametrize("used_in_inference_mode", [True, False])
+def test_inference_mode_makes_no_difference(
+    tiny_model, walk, engine, made_in_inference_mode, used_in_inference_mode
+):
+    with torch.inference_mode(made_in_inference_mode):
+        scene = ec.Scene(tiny_model, 4, image_size=(32, 32), engine=engine)
+    with torch.inference_mode(used_in_inference_mode):
+        ids = [scene.insert(image, camera) for image, camera in walk[:2]]
+        image, camera = walk[2]
+        scene.replace(ids[0], torch.from_numpy(image), camera)
+        before = scene.render(targets()).images
+    scene.warm_up()
+    np.testing.assert_array_equal(scene.render(targets()).images, before)
+    with torch.inference_mode(not used_in_inference_mode):
+        scene.replace(ids[1], *walk[3])
+        scene.render(targets())
+    scene.keyframe(ids[1]).image.add_(1)
+
+
 @pytest.mark.parametrize("fixed", [True, False])
 def test_short_host_memory_leaves_the_scene_as_it_was(tiny_model, walk, frame, monkeypatch, fixed):
     """The copy of an image is made when the device has been given its work already."""
