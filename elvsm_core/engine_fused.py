@@ -62,7 +62,7 @@ class FusedEngine(Engine):
             return Prepared(image, camera)
         if not self._cuda:
             return super().prepare(image, camera)
-        on_device = isinstance(image, Tensor) and image.is_cuda
+        on_device = _on_device(image)
         if on_device:
             self._encoding.follow()
         with self._encoding as lane, torch.inference_mode():
@@ -76,7 +76,7 @@ class FusedEngine(Engine):
             return Prepared(resized, resized_camera, host, lane.record())
 
     def encode(self, images: Sequence[ImageLike], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
-        on_host = not any(isinstance(image, Tensor) and image.is_cuda for image in images)
+        on_host = not any(map(_on_device, images))
         if not on_host:
             self._encoding.follow()  # they may come from the caller's stream
         if len(images) == 1:
@@ -107,7 +107,7 @@ class FusedEngine(Engine):
                 copied = lane.record()
             for slot in slots:
                 lane.wait(self._read.pop(slot, None))
-            self._encoder.run(len(images), partial(self._encode, len(images)))
+            self._encoder.run(len(images), self._encode, len(images))
             self._encoded += 1
             event = lane.record()
             self._views.mark(event)
@@ -127,7 +127,7 @@ class FusedEngine(Engine):
             for count, computed in batches(len(cameras), self.batch, self._cuda):
                 self._set(cameras[start : start + count], slots)
                 key = self._key(slots, computed, size)
-                painted = self._decoder.run(key, partial(self._paint, *key))
+                painted = self._decoder.run(key, self._paint, *key)
                 assert painted is not None
                 if images is None:  # once the device has something to do
                     images = pinned((len(cameras), *size, 3), torch.uint8, self.model.device)
@@ -237,3 +237,7 @@ class FusedEngine(Engine):
         self._decoder.clear()
         self._forget_events()
         super().release_memory()
+
+
+def _on_device(image: ImageLike) -> bool:
+    return isinstance(image, Tensor) and image.is_cuda

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -85,7 +86,7 @@ class Lane:
 
 
 class Graphs:
-    """Functions without arguments by key: captured ones are replayed, others called and remembered.
+    """Functions by key: captured ones are replayed, others called and remembered.
 
     A function reads and writes tensors that stay where they are. All of them run on one lane, one after the
     other, and share their workspace: what one returns has to be copied, on that lane, before the next runs.
@@ -98,16 +99,19 @@ class Graphs:
         self._missing: dict[Hashable, Callable[[], Tensor | None]] = {}
         self._failed = lane.stream is None
 
-    def run(self, key: Hashable, function: Callable[[], Tensor | None]) -> Tensor | None:
-        """Run a function on the lane, which the caller has entered, by its graph if there is one."""
+    def run(self, key: Hashable, function: Callable[..., Tensor | None], *given: Any) -> Tensor | None:
+        """Run function(*given) on the lane, which the caller has entered, by its graph if there is one.
+
+        The key says all that the arguments do.
+        """
         captured = self._captured.get(key)
         if captured is not None:
             captured[0].replay()
             return captured[1]
         if not self._failed and len(self._captured) + len(self._missing) < MOST_GRAPHS:
-            self._missing[key] = function
+            self._missing[key] = partial(function, *given)
         with torch.inference_mode():
-            return function()
+            return function(*given)
 
     def capture(self, key: Hashable, function: Callable[[], Tensor | None]) -> None:
         """Make a graph of a function, which is called twice before. Without CUDA it is called once.
@@ -208,7 +212,7 @@ class Inputs:
         self.floats = target[16 : 16 + 4 * floats].view(torch.float32)
         self.ints = target[ends[1] : ends[1] + 4 * ints].view(torch.int32)
         self.images = target[ends[2] : size].view(images)
-        self._host = pinned((buffers, len(target)), torch.uint8, device)
+        self._host = pinned((buffers, len(target)), torch.uint8, device).zero_()
         self._turns = pinned((buffers,), torch.int64, device).zero_()
         self._taken = torch.zeros(2, dtype=torch.int64, device=device)
         parts = self._host.numpy()
@@ -232,7 +236,7 @@ class Inputs:
     def send(
         self, floats: NDArray[np.float32], ints: Sequence[int], images: Sequence[ImageLike] = ()
     ) -> None:
-        """Write the first entries of each for the next function. Other numbers become 0.
+        """Write the first entries of each for the next function, which does not look at others.
 
         images: on the host. The caller has entered the lane.
         """
@@ -245,9 +249,7 @@ class Inputs:
         count, host_floats, host_ints, host_images = self._parts[at]
         count[0] = len(images)
         host_floats[: floats.size] = floats.reshape(-1)
-        host_floats[floats.size :] = 0
         host_ints[: len(ints)] = ints
-        host_ints[len(ints) :] = 0  # slots that are not named are slot 0, which exists
         for image, place in zip(images, host_images, strict=False):
             copy_within_host(image, place)
         self._sent += 1
