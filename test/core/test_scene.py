@@ -300,6 +300,25 @@ def test_inference_mode_makes_no_difference(
     scene.keyframe(ids[1]).image.add_(1)
 
 
+@pytest.mark.parametrize("size", [(48, 64), (24, 40)])
+def test_images_may_lie_in_memory_in_any_way(tiny_model, walk, frame, engine, size):
+    """Read-only, as ROS messages are; mirrored views, as OpenCV's colours turned round are; tensors."""
+    images = [image for image, _ in walk[:2]]
+    turned = [np.ascontiguousarray(image[..., ::-1])[..., ::-1] for image in images]
+    fixed = [np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape) for image in images]
+    tensors = [torch.from_numpy(image.transpose(2, 0, 1).copy()).permute(1, 2, 0) for image in images]
+    assert turned[0].strides[2] < 0 and not fixed[0].flags.writeable and not tensors[0].is_contiguous()
+    renders, kept = [], []
+    for given in (images, turned, fixed, tensors):
+        scene = ec.Scene(tiny_model, 4, image_size=size, frame=frame, engine=engine)
+        ids = [scene.insert(image, camera) for image, (_, camera) in zip(given, walk, strict=False)]
+        renders.append(scene.render(targets()).images)
+        kept.append(scene.keyframe(ids[0]).image.numpy())
+    for i in (1, 2, 3):
+        np.testing.assert_array_equal(renders[i], renders[0])
+        np.testing.assert_array_equal(kept[i], kept[0])
+
+
 @pytest.mark.parametrize("fixed", [True, False])
 def test_short_host_memory_leaves_the_scene_as_it_was(tiny_model, walk, frame, monkeypatch, fixed):
     """The copy of an image is made when the device has been given its work already."""
