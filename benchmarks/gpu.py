@@ -25,14 +25,8 @@ OF_THE_NODE = ("elvsm_ros.node", "elvsm_ros.conversions", "elvsm_ros.rectificati
 def steps(model: str, device: str, out: Path | None) -> dict[str, tuple[list[str], float]]:
     """Return what to run: {name: (arguments of Python, seconds that it may take)}."""
     full = model == "full"
-    engine = [
-        "-m",
-        "elvsm_core.benchmark",
-        "--model",
-        "efficient-lvsm" if full else "demo",
-        "--device",
-        device,
-    ]
+    core = ["--model", "efficient-lvsm" if full else "demo", "--device", device]
+    engine = ["-m", "elvsm_core.benchmark", *core]
     if full:
         engine += ["--repeats", "40", "--keyframes", "100", "1000", "10000", "--insertions", "10000"]
     else:
@@ -42,6 +36,7 @@ def steps(model: str, device: str, out: Path | None) -> dict[str, tuple[list[str
     mixed = ["benchmarks/mixed_requests.py", *node, *([] if full else ["--requests", "40"])]
     found = {
         "engine": (engine, 400.0),
+        "launch": (["benchmarks/launch.py", *core, *([] if full else ["--repeats", "5"])], 120.0),
         "service": (["benchmarks/service_roundtrip.py", *node, *count], 120.0),
         "insert": (["benchmarks/insert_latency.py", *node, "--period", "0.08", *(count or ["--count", "60"])], 120.0),
         "mixed": (mixed, 150.0),
@@ -49,7 +44,7 @@ def steps(model: str, device: str, out: Path | None) -> dict[str, tuple[list[str
     }  # fmt: skip
     if out is not None:
         for name, (command, _) in found.items():
-            command += ["--json", str(out / f"{name}.json")]
+            command += [] if name == "launch" else ["--json", str(out / f"{name}.json")]
     return found
 
 

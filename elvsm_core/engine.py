@@ -13,7 +13,7 @@ from torch import Tensor
 from .cache import ViewCache
 from .cameras import Camera
 from .frame import SceneFrame
-from .graphs import copy_within_host
+from .graphs import copy_to_host
 from .images import ImageLike, as_tensor, resize_and_crop, to_uint8
 from .model import EfficientLVSM
 
@@ -70,7 +70,7 @@ class Prepared:
         if self._event is not None:
             self._event.synchronize()
         copy = np.empty(tuple(self.image.shape), dtype=np.uint8)
-        copy_within_host(self._host, copy)
+        copy_to_host(self._host, copy)
         with torch.inference_mode(False):  # it may be written to later, wherever that is
             return torch.from_numpy(copy)
 

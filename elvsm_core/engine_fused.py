@@ -15,7 +15,7 @@ from .cache import ViewCache
 from .cameras import Camera
 from .engine import Engine, Pending, Prepared, batches, log, some_camera
 from .fused import FusedModel, Tuning
-from .graphs import Graphs, Inputs, Lane, copy_within_host, pinned
+from .graphs import Graphs, Inputs, Lane, copy_to_host, pinned
 from .images import ImageLike, as_tensor, check_image, resize_and_crop
 from .model import EfficientLVSM
 
@@ -69,7 +69,7 @@ class FusedEngine(Engine):
             given = image
             if not on_device:
                 given = pinned(tuple(image.shape), torch.uint8, self.model.device)
-                copy_within_host(image, given.numpy())
+                copy_to_host(image, given.numpy())
             resized, resized_camera = resize_and_crop(given, camera, self.image_size, self.model.device)
             host = pinned(tuple(resized.shape), torch.uint8, self.model.device)
             host.copy_(resized, non_blocking=True)
@@ -155,16 +155,13 @@ class FusedEngine(Engine):
             event = lane.record()
             self._request.mark(event)
         self._reading(slots, event)
+        self._rendering.lead(event)
         if event is not None:
-            current = torch.cuda.current_stream(self.model.device)
-            current.wait_event(event)
-            images.record_stream(current)
+            images.record_stream(torch.cuda.current_stream(self.model.device))
         return images
 
     def _wait_for(self, slots: Sequence[int]) -> None:
         """Have renders wait until these slots are written; encodings end in the order they began in."""
-        if not self._written:
-            return
         written = [self._written[slot] for slot in slots if slot in self._written]
         if not written:
             return

@@ -146,8 +146,7 @@ class FusedModel:
         for layer, block in enumerate(self._decoder):
             y = self._heads(t, late, self._own[layer], self._decoder_gains[layer], 2 * heads, 3 * heads)
             self._attend_self(t, y, count, block.self_attn)
-            q = F.linear(t, self._queries[layer])
-            ops.norm_heads_(q, self._cross_gains[layer], heads, heads, x=t)
+            q = self._heads(t, True, self._queries[layer], self._cross_gains[layer], heads, heads)
             q = q.unflatten(1, (heads, -1)).unsqueeze(0)
             bounded = self._bounded[block.cross_attn]
             parts = self.tuning.cross_attention(q.shape[1], len(slots), bounded)

@@ -173,7 +173,7 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
-def copy_within_host(source: ImageLike, target: NDArray[np.uint8]) -> None:
+def copy_to_host(source: ImageLike, target: NDArray[np.uint8]) -> None:
     """Copy an image to the host.
 
     Not by PyTorch where it is there already: its threads take longer to wake up than the copy takes.
@@ -226,9 +226,6 @@ class Inputs:
             for entry in parts
         ]
         self._turn = self._turns.numpy()
-        # What is sent with 0, 1, 2 ... images: cutting tensors takes longer than copying them.
-        lengths = [self._numbers + n * math.prod(images[1:]) for n in range(images[0] + 1)]
-        self._copies = [[(target[:n], entry[:n]) for n in lengths] for entry in self._host]
         self._half = buffers // 2
         self._events: list[torch.cuda.Event | None] = [None] * buffers
         self._sent = self._marked = 0
@@ -251,11 +248,11 @@ class Inputs:
         host_floats[: floats.size] = floats.reshape(-1)
         host_ints[: len(ints)] = ints
         for image, place in zip(images, host_images, strict=False):
-            copy_within_host(image, place)
+            copy_to_host(image, place)
         self._sent += 1
         if self._kernels is None:
-            target, host = self._copies[at][len(images)]
-            target.copy_(host, non_blocking=True)
+            end = self._numbers + len(images) * math.prod(self.images.shape[1:])
+            self._target[:end].copy_(self._host[at, :end], non_blocking=True)
         else:
             self._turn[at] = self._sent  # last: from now on this is the entry to receive
 
@@ -265,7 +262,7 @@ class Inputs:
         images: how many were sent, at most.
         """
         if self._kernels is not None:
-            size = self.images[0].numel() if images else 0
+            size = math.prod(self.images.shape[1:])
             self._kernels.receive(
                 self._host, self._turns, self._taken, self._target, self._numbers, size, images
             )

@@ -80,20 +80,6 @@ def _heads(
             tl.store(base + ((head - OWN) % heads) * D + d, value, mask=inside)
 
 
-def heads(
-    y: Tensor, gains: Tensor, normed: int, own: int, layer: Tensor | None, slots: Tensor | None
-) -> None:
-    total, head_dim = gains.shape
-    rows, block = y.shape[0], 32
-    kept = 0 if layer is None else total - own
-    _heads[(triton.cdiv(rows, block), normed + kept)](
-        y, gains, y if layer is None else layer, gains if slots is None else slots,
-        rows, 1 if layer is None else layer.shape[2], y.shape[1],
-        1 if layer is None else kept // 2, 0 if layer is None else layer.stride(1),
-        0 if layer is None else layer.stride(0), normed, own, layer is not None, head_dim, block, num_warps=4,
-    )  # fmt: skip
-
-
 @triton.jit
 def _scale(x, width):
     # What layer norm multiplies a row with, once its mean is gone; x is 0 beyond `width`.
@@ -131,26 +117,43 @@ def _scaled_heads(
         tl.store(place + ((head - OWN) % heads) * D + d, value, mask=inside & (head >= OWN))
 
 
-def scaled_heads(
-    x: Tensor,
+def heads(
     y: Tensor,
     gains: Tensor,
     normed: int,
     own: int,
     layer: Tensor | None,
     slots: Tensor | None,
+    x: Tensor | None,
 ) -> None:
-    """Do what `heads` does with y times the scale of its row in layer norm of x."""
-    total, head_dim = gains.shape
-    kept = 0 if layer is None else total - own
-    block = triton.next_power_of_2(own + kept)
-    _scaled_heads[(y.shape[0],)](
-        x, y, gains, y if layer is None else layer, gains if slots is None else slots,
-        x.shape[1], 1 if layer is None else layer.shape[2], y.shape[1],
-        1 if layer is None else kept // 2, 0 if layer is None else layer.stride(1),
-        0 if layer is None else layer.stride(0), normed, own, own + kept, head_dim,
-        triton.next_power_of_2(x.shape[1]), block, num_warps=min(max(block * head_dim // 1024, 1), 8),
-    )  # fmt: skip
+    (rows, columns), (total, head_dim) = y.shape, gains.shape
+    if layer is None or slots is None:
+        kept, store, places, views = 0, y, gains, (1, columns, 1, 0, 0)
+    else:
+        kept, store, places = total - own, layer, slots
+        views = (layer.shape[2], columns, kept // 2, layer.stride(1), layer.stride(0))
+    if x is None:
+        block = 32
+        _heads[(triton.cdiv(rows, block), normed + kept)](
+            y,
+            gains,
+            store,
+            places,
+            rows,
+            *views,
+            normed,
+            own,
+            layer is not None,
+            head_dim,
+            block,
+            num_warps=4,
+        )
+    else:
+        block = triton.next_power_of_2(own + kept)
+        _scaled_heads[(rows,)](
+            x, y, gains, store, places, x.shape[1], *views, normed, own, own + kept, head_dim,
+            triton.next_power_of_2(x.shape[1]), block, num_warps=min(max(block * head_dim // 1024, 1), 8),
+        )  # fmt: skip
 
 
 @triton.jit

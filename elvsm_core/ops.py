@@ -100,10 +100,7 @@ def norm_heads_(
     """
     module = kernels_for(y)
     if module is not None and power_of_two(gains.shape[1]):
-        if x is None:
-            module.heads(y, gains, normed, own, layer, slots)
-        else:
-            module.scaled_heads(x, y, gains, normed, own, layer, slots)
+        module.heads(y, gains, normed, own, layer, slots, x)
         return
     y = y.unflatten(1, gains.shape)
     scaled = y.float()

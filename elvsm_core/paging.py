@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from .cache import ViewCache
 from .cameras import Camera
 from .engine import Engine, camera_numbers
 from .frame import SceneFrame
 from .images import ImageLike
-from .persistence import Keyframe
+from .store import KeyframeStore
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,15 @@ class Pager:
 
     def put(
         self,
-        views: Sequence[tuple[int, Camera]],
+        views: Sequence[int],
+        cameras: Sequence[Camera],
         images: Sequence[ImageLike],
         frame: SceneFrame,
         place: Place = None,
     ) -> None:
-        """Encode views, at most `capacity`, and their images at the scene's size."""
+        """Encode views, at most `capacity`, from their cameras and images at the scene's size."""
         slots = []
-        for view, _ in views:
+        for view in views:
             slot = self._slots.pop((view, place), None)
             if slot is None:
                 if not self._cache.free:
@@ -47,13 +48,12 @@ class Pager:
                 slot = self._cache.take()
             slots.append(slot)
         try:
-            cameras = camera_numbers([camera for _, camera in views], frame)
-            self._engine.encode(images, cameras, slots)
+            self._engine.encode(images, camera_numbers(cameras, frame), slots)
         except BaseException:
             for slot in slots:
                 self._cache.evict(slot)
             raise
-        for (view, _), slot in zip(views, slots, strict=True):
+        for view, slot in zip(views, slots, strict=True):
             self._slots[view, place] = slot
             if place is None:
                 self._stale.pop(view, None)
@@ -61,14 +61,11 @@ class Pager:
     def slots(
         self,
         views: Sequence[int],
-        keyframe: Callable[[int], Keyframe],
+        keyframes: KeyframeStore,
         frame: SceneFrame,
         place: Place = None,
     ) -> list[int]:
-        """Return the slots of views in that order; those without one are encoded. At most `capacity` views.
-
-        keyframe: returns a view's keyframe.
-        """
+        """Return the slots of views in that order; those without one are encoded. At most `capacity` views."""
         slots, missing, held = [], [], self._slots
         for view in views:
             key = (view, place)
@@ -80,9 +77,8 @@ class Pager:
                 slots.append(slot)
         if not missing:
             return slots
-        found = [keyframe(view) for view in missing]
-        cameras, images = [one.camera for one in found], [one.image for one in found]
-        self.put(list(zip(missing, cameras, strict=True)), images, frame, place)
+        found = [keyframes[view] for view in missing]
+        self.put(missing, [one.camera for one in found], [one.image for one in found], frame, place)
         return [held[view, place] for view in views]
 
     def release(self, views: Iterable[int], stale: bool = False) -> None:

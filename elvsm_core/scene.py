@@ -139,7 +139,7 @@ class Scene:
             prepared = self._engine.prepare(image, camera)
             try:
                 self._update_frame(prepared.camera)
-                self._encode([(view, prepared.camera)], [prepared.image])
+                self._encode([view], [prepared.camera], [prepared.image])
                 kept = Keyframe(prepared.keep(), prepared.camera, stamp)
             except BaseException:  # out of device memory, say
                 self._pager.release([view])
@@ -160,7 +160,7 @@ class Scene:
             old = self.keyframe(view)
             prepared = self._engine.prepare(image, camera)
             try:
-                self._encode([(view, prepared.camera)], [prepared.image])
+                self._encode([view], [prepared.camera], [prepared.image])
                 kept = Keyframe(prepared.keep(), prepared.camera, old.stamp)
             except BaseException:
                 self._pager.release([view], stale=True)  # its slot may hold the new image
@@ -298,8 +298,7 @@ class Scene:
             views = self._pager.stale[: min(limit, self._pager.room)]
             if views:
                 found = [self._keyframes[view] for view in views]
-                cameras = [keyframe.camera for keyframe in found]
-                self._encode(list(zip(views, cameras, strict=True)), [keyframe.image for keyframe in found])
+                self._encode(views, [one.camera for one in found], [one.image for one in found])
             return len(self._pager.stale)
 
     def warm_up(
@@ -417,9 +416,9 @@ class Scene:
     def _slots(self, views: Sequence[int], frame: SceneFrame | None) -> tuple[SceneFrame, list[int]]:
         """Return the frame to render in, the scene's own if None, and the slots that hold the views in it."""
         if frame is not None:
-            return frame, self._pager.slots(views, self._keyframes.__getitem__, frame, frame.numbers)
+            return frame, self._pager.slots(views, self._keyframes, frame, frame.numbers)
         assert self._frame is not None
-        return self._frame, self._pager.slots(views, self._keyframes.__getitem__, self._frame)
+        return self._frame, self._pager.slots(views, self._keyframes, self._frame)
 
     def _update_frame(self, newest: Camera | None = None) -> None:
         """Choose the frame anew where that is due. newest: of a keyframe that is about to be added."""
@@ -435,13 +434,13 @@ class Scene:
             self._frame = frame
             self._pager.leave_frame()
 
-    def _encode(self, views: Sequence[tuple[int, Camera]], images: Sequence[ImageLike]) -> None:
+    def _encode(self, views: Sequence[int], cameras: Sequence[Camera], images: Sequence[ImageLike]) -> None:
         """Encode views in the scene's frame; with half the slots when memory is short."""
         assert self._frame is not None
         try:
-            self._pager.put(views, images, self._frame)
+            self._pager.put(views, cameras, images, self._frame)
         except torch.OutOfMemoryError:
             if not self._pager.shrink(batch_first=False):
                 raise
-            for view, image in zip(views, images, strict=True):
-                self._pager.put([view], [image], self._frame)
+            for view, camera, image in zip(views, cameras, images, strict=True):
+                self._pager.put([view], [camera], [image], self._frame)

@@ -176,6 +176,8 @@ def test_moved_frame_keeps_model_coordinates():
     poses, T = np.stack([pose(i) for i in range(3)]), pose(9, 10)
     frame = ec.SceneFrame.fit(poses)
     np.testing.assert_allclose(frame.moved(T).to_model(T @ poses), frame.to_model(poses), atol=1e-6)
+    rows = [frame.moved(T).pose_to_model(T @ pose) for pose in poses]
+    np.testing.assert_allclose(rows, frame.to_model(poses)[:, :3].reshape(-1, 12), atol=1e-6)
 
 
 def test_frame_refuses_a_scale_that_is_none():

@@ -330,7 +330,7 @@ def test_short_host_memory_leaves_the_scene_as_it_was(tiny_model, walk, frame, m
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("elvsm_core.engine.copy_within_host", fail)
+        patch.setattr("elvsm_core.engine.copy_to_host", fail)
         with pytest.raises(MemoryError):
             scene.insert(*walk[7])
         with pytest.raises(MemoryError):
