@@ -135,19 +135,8 @@ def heads(
     if x is None:
         block = 32
         _heads[(triton.cdiv(rows, block), normed + kept)](
-            y,
-            gains,
-            store,
-            places,
-            rows,
-            *views,
-            normed,
-            own,
-            layer is not None,
-            head_dim,
-            block,
-            num_warps=4,
-        )
+            y, gains, store, places, rows, *views, normed, own, layer is not None, head_dim, block, num_warps=4
+        )  # fmt: skip
     else:
         block = triton.next_power_of_2(own + kept)
         _scaled_heads[(rows,)](
