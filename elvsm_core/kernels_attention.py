@@ -15,15 +15,20 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-not-found]
+except ImportError:  # before Triton 3.4
+    TensorDescriptor = None
+
 LOG2E = 1.4426950408889634
 
 
 @triton.jit
 def _attend(
     q, k, v, out, lses, slots, queries, keys, count, parts,
-    q_batch, q_row, k_batch, k_row, slot_stride, heads, scale,
+    q_batch, q_row, k_batch, k_row, slot_rows, heads, scale,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr, EVEN: tl.constexpr,
-    SPLIT: tl.constexpr,
+    SPLIT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     h = tl.program_id(1)
     part, b = tl.program_id(2) % parts, tl.program_id(2) // parts
@@ -38,18 +43,23 @@ def _attend(
         view = part * count + i
         if PAGED:
             view = tl.load(slots + view)
-        base = b.to(tl.int64) * k_batch + view.to(tl.int64) * slot_stride + h * D
+        first = b * k_batch + view * slot_rows
+        base = first.to(tl.int64) * k_row + h * D
         for start in range(0, keys, BN):
-            k_at = k + base + (start + n)[None, :] * k_row + d[:, None]
-            v_at = v + base + (start + n)[:, None] * k_row + d[None, :]
-            if EVEN:
-                p = tl.exp2(tl.dot(queries_bd, tl.load(k_at)) * scale)
-                values = tl.load(v_at)
+            if TILES:
+                p = tl.exp2(tl.dot(queries_bd, k.load([first + start, h * D]).T) * scale)
+                values = v.load([first + start, h * D])
             else:
-                there = start + n < keys
-                scores = tl.dot(queries_bd, tl.load(k_at, mask=there[None, :], other=0.0)) * scale
-                p = tl.where(there[None, :], tl.exp2(scores), 0.0)
-                values = tl.load(v_at, mask=there[:, None], other=0.0)
+                k_at = k + base + (start + n)[None, :] * k_row + d[:, None]
+                v_at = v + base + (start + n)[:, None] * k_row + d[None, :]
+                if EVEN:
+                    p = tl.exp2(tl.dot(queries_bd, tl.load(k_at)) * scale)
+                    values = tl.load(v_at)
+                else:
+                    there = start + n < keys
+                    scores = tl.dot(queries_bd, tl.load(k_at, mask=there[None, :], other=0.0)) * scale
+                    p = tl.where(there[None, :], tl.exp2(scores), 0.0)
+                    values = tl.load(v_at, mask=there[:, None], other=0.0)
             total += tl.sum(p, 1)
             acc = tl.dot(p.to(values.dtype), values, acc)
     row_of_all = tl.program_id(2).to(tl.int64) * queries + row if SPLIT else b.to(tl.int64) * queries + row
@@ -64,6 +74,16 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+@functools.cache
+def has_tiles(device: torch.device) -> bool:
+    """Tell whether the device fetches whole tiles by itself (TMA), with a Triton that can tell it to."""
+    if TensorDescriptor is None:
+        return False
+    return (
+        device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 9
+    )  # CPU: Triton's interpreter
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
     """Return results over each part of the keys [b·parts, n, h, D], and logarithms of their sums [parts, h, n].
 
@@ -73,20 +93,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) ->
     b, n, h, d = q.shape
     out = torch.empty(b * parts, n, h, d, device=q.device, dtype=q.dtype)
     lses = torch.empty(parts, h, n, device=q.device, dtype=torch.float32)
+    k_row = k.stride(1)
     if slots is None:
-        keys, count, slot_stride, batch = (
-            k.shape[1] // parts,
-            1,
-            k.shape[1] // parts * k.stride(1),
-            k.stride(0),
-        )
+        keys, count, k_batch = k.shape[1] // parts, 1, k.stride(0) // k_row
+        slot_rows, rows_of_all = keys, (b - 1) * k_batch + k.shape[1]
     else:
-        keys, count, slot_stride, batch = k.shape[1], slots.shape[0] // parts, k.stride(0), 0
+        keys, count, k_batch = k.shape[1], slots.shape[0] // parts, 0
+        slot_rows = k.stride(0) // k_row
+        rows_of_all = k.shape[0] * slot_rows
     # Two or three large blocks fit into a multiprocessor: fewer than two rounds of them leave many idle.
     rows = 128 if triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device) else 64
+    columns, tiles = 64, False
+    if rows == 64 and d <= 64 and keys % 128 == 0 and has_tiles(q.device):
+        columns, tiles = 128, True
+        k, v = (TensorDescriptor(x, [rows_of_all, h * d], [k_row, 1], [columns, d]) for x in (k, v))
     _attend[(triton.cdiv(n, rows), h, b * parts)](
         q, k, v, out, lses, q if slots is None else slots, n, keys, count, parts,
-        q.stride(0), q.stride(1), batch, k.stride(1), slot_stride, h, d**-0.5 * LOG2E,
-        d, rows, 64, slots is not None, keys % 64 == 0, parts > 1, num_warps=4, num_stages=3,
+        q.stride(0), q.stride(1), k_batch, k_row, slot_rows, h, d**-0.5 * LOG2E,
+        d, rows, columns, slots is not None, keys % columns == 0, parts > 1, tiles, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, lses

@@ -118,16 +118,16 @@ def test_slots_are_gathered_in_the_order_asked_for(provider):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [40, 128])
 @pytest.mark.parametrize(("parts", "bounded"), [(1, True), (2, True), (4, True), (2, False)])
-def test_views_are_attended_to_wherever_they_lie(provider, dtype, parts, bounded):
-    """41 queries; 4 views of 40 tokens, which are no whole blocks, in 6 slots."""
+def test_views_are_attended_to_wherever_they_lie(provider, dtype, tokens, parts, bounded):
+    """41 queries; 4 views of 40 tokens, which are no whole blocks, or of 128, which are, in 6 slots."""
     if provider == "triton" and DEVICE == "cpu":
         pytest.skip("Triton's interpreter has no loops over numbers known at run time")
     torch.manual_seed(0)
     q = RMSNorm(64)(torch.randn(1, 41, 3, 64)).to(dtype).to(DEVICE)
-    layer = (
-        torch.stack([RMSNorm(64)(torch.randn(6, 40, 3, 64)), torch.randn(6, 40, 3, 64)]).to(dtype).to(DEVICE)
-    )
+    keys, values = RMSNorm(64)(torch.randn(6, tokens, 3, 64)), torch.randn(6, tokens, 3, 64)
+    layer = torch.stack([keys, values]).to(dtype).to(DEVICE)
     for slots in ([0, 1, 2, 3], [5, 0, 3, 2]):
         k, v = (x[slots].flatten(0, 1).double().unsqueeze(0) for x in layer)
         scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k) / 64**0.5
@@ -137,6 +137,20 @@ def test_views_are_attended_to_wherever_they_lie(provider, dtype, parts, bounded
         assert out.is_contiguous() and out.dtype == dtype
         close(out, expected, dtype)
         close(ops.attend(q, k.to(dtype), v.to(dtype), parts, bounded), expected, dtype)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+@pytest.mark.parametrize("tokens", [40, 256])
+def test_tokens_attend_to_those_of_their_own_image(provider, tokens, head_dim):
+    """Two images; queries, keys and values side by side in rows that hold more."""
+    if provider == "triton" and DEVICE == "cpu":
+        pytest.skip("Triton's interpreter has no loops over numbers known at run time")
+    torch.manual_seed(0)
+    rows = RMSNorm(head_dim)(torch.randn(2, tokens, 5, 3, head_dim)).to(torch.bfloat16).to(DEVICE)
+    q, k, v, *_ = rows.unbind(2)
+    scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()) / head_dim**0.5
+    expected = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v.double())
+    close(ops.attend(q, k, v, 1, True), expected, torch.bfloat16)
 
 
 def test_scores_are_bounded_by_the_gains():
