@@ -102,10 +102,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) ->
         slot_rows = k.stride(0) // k_row
         rows_of_all = k.shape[0] * slot_rows
     # Two or three large blocks fit into a multiprocessor: fewer than two rounds of them leave many idle.
-    rows = 128 if triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device) else 64
-    columns, tiles = 64, False
-    if rows == 64 and d <= 64 and keys % 128 == 0 and has_tiles(q.device):
-        columns, tiles = 128, True
+    rows, columns, tiles = 64, 64, False
+    if triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device):
+        rows = 128
+    elif triton.cdiv(n, 64) * h * b * parts <= 2 * _multiprocessors(q.device):
+        # All blocks run at once, also such as need more memory.
+        tiles = d <= 64 and keys % 128 == 0 and has_tiles(q.device)
+    if tiles:
+        columns = 128
         k, v = (TensorDescriptor(x, [rows_of_all, h * d], [k_row, 1], [columns, d]) for x in (k, v))
     _attend[(triton.cdiv(n, rows), h, b * parts)](
         q, k, v, out, lses, q if slots is None else slots, n, keys, count, parts,
