@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from elvsm_ros.engine import Engine
 
 
-FINISHERS = 2
-"""Threads that resize and compress images."""
+FINISHERS = 3
+"""Threads that resize and compress images: as many as wait for the device at most (pace.AHEAD), and one at work."""
 
 
 class RenderDesk:
