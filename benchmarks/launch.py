@@ -1,4 +1,4 @@
-"""Measure what a call takes before the device starts, and on the device alone: python benchmarks/launch.py
+"""Measure what a call takes in all, before the device starts, and on it alone: python benchmarks/launch.py
 
 Insertions and renders of the full-size model (--model demo: the bundled one). "After a wait": the device worked, and
 the processor waited for it, right before the call, as a robot's does; "in a row": nothing was waited for, what the
@@ -97,7 +97,7 @@ def main() -> None:
     def camera(step: int) -> Camera:
         return Camera(width, width, width / 2, height / 2, width, height, pose(step))
 
-    wait, cuda = Stopwatch(device, options.repeats).wait, device.type == "cuda"
+    watch, cuda = Stopwatch(device, options.repeats), device.type == "cuda"
     scene = Scene(model, 65, (height, width), FRAME, engine="fused")
     scene.warm_up(view_counts=(2, 4, 8, 16), target_counts=(1, 8))
     launches = Launches()
@@ -119,10 +119,11 @@ def main() -> None:
 
         def work(call: Callable[[], object] = call) -> None:
             call()
-            wait()
+            watch.wait()
 
         what = f"render {targets} from {views}" if targets else "insert"
-        line = f"{what:18} before the launch: after a wait {launches.before(call, work, options.repeats):5.0f} us"
+        line = f"{what:18} in all {watch(call)[0]:.3f} ms; "
+        line += f"before the launch: after a wait {launches.before(call, work, options.repeats):5.0f} us"
         if cuda:
             line += f", in a row {launches.before(call, lambda: None, options.repeats):5.0f} us"
         if captured is not None:

@@ -1,0 +1,90 @@
+"""Compute how evenly mixed requests could be served at best: python benchmarks/mixed_limit.py
+
+The requests of `mixed_requests.py`, clients without pause, and a node that costs nothing but the device's time: it
+serves them in the order of their arrival, or the large ones earlier, and never lets the device idle. Times of the
+device are those of the full-size model on an H100 (docs/benchmarks.md). Nothing runs but this calculation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import numpy as np
+from mixed_requests import KINDS, SHARES
+
+BASE, TARGET = 0.55, 1.1
+"""Milliseconds that a decode from eight views takes, and more of them for each target of 256x256."""
+ELSEWHERE = 3.0
+"""Milliseconds of a round trip that no other request waits for: client, DDS, conversions."""
+INSERT, PERIOD = 0.8, 200.0
+"""Milliseconds to encode a keyframe, and between two of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """share: of requests that find views to be encoded first, `views` on average, 0.7 ms each. python: milliseconds
+    of a thread that all requests go through before the device. lead: milliseconds by which a request counts as having
+    come earlier for each millisecond that it takes the device."""
+
+    share: float = 0.0
+    views: float = 4.5
+    python: float = 0.0
+    lead: float = 0.0
+
+
+def latencies(given: Assumptions, clients: int, count: int, seed: int = 0) -> np.ndarray:
+    """Return milliseconds from each request to its answer."""
+    rng = np.random.default_rng(seed)
+    waiting: list[tuple[float, float, float]] = []  # from when on, asked at, milliseconds of the device
+    found: list[float] = []
+    device_free = thread_free = inserted = 0.0
+
+    def ask(now: float) -> None:
+        nonlocal thread_free
+        width, height, poses, _ = KINDS[int(rng.choice(len(KINDS), p=SHARES))]
+        # Rendered with the model's short side.
+        work = BASE + TARGET * poses * max(width, height) / min(width, height)
+        if rng.random() < given.share:
+            work += 0.7 * given.views * rng.uniform(0.5, 1.5)
+        thread_free = max(now + ELSEWHERE / 2, thread_free) + given.python
+        waiting.append((thread_free, now, work))
+
+    for start in np.sort(rng.uniform(0, 5, clients)):
+        ask(float(start))
+    while len(found) < count:
+        now = max(device_free, min(ready for ready, *_ in waiting))
+        while inserted < now:
+            device_free = max(device_free, inserted) + INSERT
+            inserted += PERIOD
+            now = max(device_free, now)
+        there = [one for one in waiting if one[0] <= now]
+        one = min(there, key=lambda one: one[0] - given.lead * one[2])
+        waiting.remove(one)
+        device_free = now + one[2]
+        answered = device_free + ELSEWHERE / 2
+        found.append(answered - one[1])
+        ask(answered)
+    return np.array(found)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--requests", type=int, default=50_000)
+    options = parser.parse_args()
+    for what, given in {
+        "all views are encoded": Assumptions(),
+        "4.5% of requests find 4.5 views to encode": Assumptions(share=0.045),
+        "the same, large ones earlier (lead 1)": Assumptions(share=0.045, lead=1.0),
+        "the same, large ones much earlier (lead 3)": Assumptions(share=0.045, lead=3.0),
+        "4.5%, and 2.5 ms of Python each": Assumptions(share=0.045, python=2.5),
+        "4.5%, and 5 ms of Python each": Assumptions(share=0.045, python=5.0),
+    }.items():
+        p50, p99 = np.percentile(latencies(given, options.clients, options.requests), [50, 99])
+        print(f"{what:45} p50 {p50:5.1f}  p99 {p99:5.1f} ms  p99/p50 {p99 / p50:.2f}")
+
+
+if __name__ == "__main__":
+    main()
