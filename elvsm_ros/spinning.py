@@ -46,8 +46,10 @@ async def wait_for(node: Node, future: Future[T]) -> T:
     return future.result()
 
 
-def answer_by_future(service: Service) -> None:
+def answer_by_future(service: Service, failed: Callable[[Exception], object]) -> None:
     """Let the callback of a service return a future of its response, which whoever completes it sends.
+
+    failed: told, on that thread, what kept a response from being sent.
 
     A coroutine that waits for another thread costs an executor of rclpy several rounds through everything that the
     node has, a fraction of a millisecond each, and the answer waits for them.
@@ -60,8 +62,12 @@ def answer_by_future(service: Service) -> None:
             return
 
         def deliver(done: Future[Any]) -> None:
-            with contextlib.suppress(InvalidHandle):  # taken down meanwhile
+            try:
                 send(done.result(), header)
+            except InvalidHandle:  # taken down meanwhile
+                return
+            except Exception as error:
+                failed(error)
 
         response.add_done_callback(deliver)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import subprocess
 import sys
@@ -141,14 +140,15 @@ ctypes.CDLL(None).sleep(1)
     assert ("Timeout" in ended.stderr) is bool(status)
 
 
-def test_whoever_completes_an_answer_sends_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_whoever_completes_an_answer_sends_it() -> None:
     """Also one that the callback itself has completed, or returns without a future, or that comes too late."""
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("answers", context=context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    kinds, waiting = iter(("later", "at once", "plain", "never")), []
+    kinds, waiting = iter(("later", "at once", "plain", "nothing", "never")), []
+    failed: list[Exception] = []
 
     def callback(request: Trigger.Request, response: Trigger.Response) -> object:
         response.message = next(kinds)
@@ -162,23 +162,24 @@ def test_whoever_completes_an_answer_sends_it(caplog: pytest.LogCaptureFixture) 
         return answer
 
     service = node.create_service(Trigger, "~/answer", callback)
-    answer_by_future(service)
+    answer_by_future(service, failed.append)
     client = node.create_client(Trigger, "/answers/answer")
     threading.Thread(target=executor.spin, daemon=True).start()
     try:
         assert client.wait_for_service(PATIENCE)
-        calls = [client.call_async(Trigger.Request()) for _ in range(4)]
-        wait_until(lambda: len(waiting) == 2 and calls[1].done() and calls[2].done(), "the answers at hand")
+        calls = [client.call_async(Trigger.Request()) for _ in range(5)]
+        wait_until(lambda: len(waiting) == 3 and calls[1].done() and calls[2].done(), "the answers at hand")
         assert not calls[0].done()
         answer, response = waiting[0]
         answer.set_result(response)
         wait_until(calls[0].done, "the answer that was waited for")
         assert [call.result().message for call in calls[:3]] == ["later", "at once", "plain"]
+        waiting[1][0].set_result(None)
+        assert len(failed) == 1 and isinstance(failed[0], TypeError)
         node.destroy_service(service)
-        answer, response = waiting[1]
-        with caplog.at_level(logging.ERROR):
-            answer.set_result(response)
-        assert not caplog.records and not calls[3].done()
+        answer, response = waiting[2]
+        answer.set_result(response)
+        assert len(failed) == 1 and not calls[3].done() and not calls[4].done()
     finally:
         executor.shutdown(PATIENCE)
         node.destroy_node()
