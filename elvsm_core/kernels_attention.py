@@ -77,11 +77,9 @@ def _multiprocessors(device: torch.device) -> int:
 @functools.cache
 def has_tiles(device: torch.device) -> bool:
     """Tell whether the device fetches whole tiles by itself (TMA), with a Triton that can tell it to."""
-    if TensorDescriptor is None:
-        return False
-    return (
-        device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 9
-    )  # CPU: Triton's interpreter
+    # A CPU: Triton's interpreter, which can do all.
+    capable = device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 9
+    return capable and TensorDescriptor is not None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
