@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import math
 import time
 import traceback
@@ -38,7 +37,7 @@ from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
 from elvsm_ros.scene_files import SceneFiles, model_of
-from elvsm_ros.spinning import answer_by_future, call_later, wait_for
+from elvsm_ros.spinning import call_later, wait_for
 from elvsm_ros.trajectories import Trajectories
 from elvsm_ros.worker import Worker
 
@@ -57,11 +56,7 @@ def _build_engine(settings: Settings) -> Engine:
     # meanwhile.
     from elvsm_ros.engine import Engine
 
-    engine = Engine(settings)
-    # What there is by now stays: looking through it for garbage would take 0.2 s, and hold up all threads.
-    gc.collect()
-    gc.freeze()
-    return engine
+    return Engine(settings)
 
 
 class ElvsmNode(LifecycleNode):
@@ -217,13 +212,12 @@ class ElvsmNode(LifecycleNode):
             self._entities.append(lambda: self.destroy_publisher(made))
             return made
 
-        def service(kind: type, name: str, callback: Callable[..., Any]) -> Any:
+        def service(kind: type, name: str, callback: Callable[..., Any]) -> None:
             # Reentrant: several requests may wait for the device at the same time.
             made: Any = self.create_service(
                 kind, name, callback, qos_profile=SERVICE_QOS, callback_group=reentrant
             )
             self._entities.append(lambda: self.destroy_service(made))
-            return made
 
         reentrant = ReentrantCallbackGroup()
         self._status_pub = publisher(Status, "~/status", LATCHED_QOS)
@@ -240,8 +234,7 @@ class ElvsmNode(LifecycleNode):
             PoseUpdates, "~/pose_updates", self._on_pose_updates, **overridable(10)
         )
         self._entities.append(lambda: self.destroy_subscription(updates))
-        fault = functools.partial(self._reports.fault, "sending an answer failed")
-        answer_by_future(service(RenderViews, "~/render_views", self._on_render_views), fault)
+        service(RenderViews, "~/render_views", self._on_render_views)
         service(Trigger, "~/reset", self._on_reset)
         service(SetBool, "~/pause", self._on_pause)
         service(SaveScene, "~/save_scene", functools.partial(self._files.save, wait=self._wait))
@@ -268,7 +261,6 @@ class ElvsmNode(LifecycleNode):
         while worker is not None and not worker.stop(0.05) and time.monotonic() < end:
             if timeout == math.inf and not self.context.ok():
                 break
-        gc.unfreeze()  # what is given up now may be garbage
 
     def destroy_node(self) -> None:
         if self._trajectories is not None:  # there is none when the parameters are no good
@@ -295,8 +287,10 @@ class ElvsmNode(LifecycleNode):
 
     # Services and parameters
 
-    def _on_render_views(self, request: RenderViews.Request, response: RenderViews.Response) -> Any:
-        return self._desk.answer(request, response, self._rendered_header(request.header.stamp))
+    async def _on_render_views(self, request: RenderViews.Request, response: RenderViews.Response) -> Any:
+        return await self._desk.answer(
+            request, response, self._rendered_header(request.header.stamp), self._wait
+        )
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         try:

@@ -127,7 +127,9 @@ def test_loop_closures_over_dds(start_node: Callable[..., NodeProcess], peer: Pe
 
     wait_until(moved, "all keyframes moved")
     assert list(lists[-1].ids) == ids
-    after = pixels(peer.render([T_NEW_OLD @ pose_at(0.6)]).images[0]).astype(int)
+    answer = peer.render([T_NEW_OLD @ pose_at(0.6)])
+    assert answer.success, answer.message + node.output
+    after = pixels(answer.images[0]).astype(int)
     assert np.abs(after - before).max() <= 1
 
     # One keyframe: it is elsewhere, and what is shown there is another picture.
