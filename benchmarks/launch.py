@@ -15,11 +15,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from elvsm_core import Camera, Scene, graphs, load_model
+from elvsm_core import Camera, Scene, graphs
 from elvsm_core.benchmark import device_name
 from elvsm_core.checkpoint import resolve_device, resolve_dtype
-from elvsm_core.config import PRESETS
-from elvsm_core.measure import FRAME, Stopwatch, pose, random_model
+from elvsm_core.measure import FRAME, Stopwatch, model_of, pose
 
 KINDS = {"products": ("nvjet", "gemm", "cutlass"), "attention": ("_attend", "flash", "cudnn")}
 
@@ -87,10 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     dtype = resolve_dtype("auto", device)
-    if options.model in PRESETS and options.model != "demo":
-        model = random_model(PRESETS[options.model], device, dtype)
-    else:
-        model = load_model(options.model, device, dtype)
+    model = model_of(options.model, device, dtype)
     height, width = model.config.image_size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 

@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 
-from .checkpoint import load_model, resolve_device, resolve_dtype
-from .config import PRESETS
-from .measure import Benchmark, Row, random_model
+from .checkpoint import resolve_device, resolve_dtype
+from .measure import Benchmark, Row, model_of
 from .measure import flops as flops
 
 
@@ -118,10 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = resolve_device(args.device)
     dtype = resolve_dtype(args.dtype, device)
-    if args.model in PRESETS and args.model != "demo":
-        model = random_model(PRESETS[args.model], device, dtype)
-    else:
-        model = load_model(args.model, device, dtype)
+    model = model_of(args.model, device, dtype)
     title = (
         f"{args.model}, {str(dtype).removeprefix('torch.')}, {device_name(device)}, torch {torch.__version__}"
     )

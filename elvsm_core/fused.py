@@ -45,7 +45,7 @@ class Tuning:
     def for_device(cls, device: torch.device) -> Tuning:
         """Return what was measured to be fast (docs/benchmarks.md); the default for unknown devices."""
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
-            return cls(((1024, 8), (2048, 4), (4096, 2)), ((1024, 4), (2048, 2)))
+            return cls(((1024, 4), (3072, 2)), ((1024, 4), (2048, 2)))
         return cls(bounded=False)
 
     def cross_attention(self, queries: int, views: int, bounded: bool) -> int:
@@ -82,7 +82,9 @@ class FusedModel:
         ] + [self._kv_gains(cross[-1])]
         attentions = [b.attn for b in self._encoder] + [b.self_attn for b in self._decoder] + cross
         self._bounded = {
-            a: self.tuning.bounded and ops.scores_are_bounded(a.q_norm.weight, a.k_norm.weight)
+            a: self.tuning.bounded
+            and ops.has_bounded_attention(self._rows(a.q_norm.weight))
+            and ops.scores_are_bounded(a.q_norm.weight, a.k_norm.weight)
             for a in attentions
         }
         log.info(
@@ -117,19 +119,18 @@ class FusedModel:
         images uint8 [n, H, W, 3]; cameras [n, 16] float32 (see `ops`); store [layers, 2, slots, tokens, heads,
         D]; slots [n] int32. All on the model's device.
         """
-        count, heads, size = images.shape[0], self.config.heads, (images.shape[1], images.shape[2])
+        count, size = images.shape[0], (images.shape[1], images.shape[2])
         embed = cast(Tensor, self._model.rgbp_tokenizer[1].weight)
         s = F.linear(ops.image_tokens(images, cameras, size, self.config.patch_size, embed), embed)
         # Of one view, so that it gives the same numbers whatever is encoded with it.
         late = s.shape[0] // count <= self.tuning.late_norm
-        y = self._heads(s, late, self._first, self._first_gains, 2 * heads, 3 * heads)
+        y = self._heads(s, late, self._first, self._first_gains, self._encoder[0].attn)
         for layer, block in enumerate(self._encoder):
             self._attend_self(s, y, count, block.attn)
             self._mlp(s, block)
-            last = layer == self.config.layers - 1
-            normed, own = (0, 0) if last else (2 * heads, 3 * heads)
+            following = None if layer == self.config.layers - 1 else self._encoder[layer + 1].attn
             weights, gains = self._joint[layer], self._joint_gains[layer]
-            y = self._heads(s, late, weights, gains, normed, own, store[layer], slots)
+            y = self._heads(s, late, weights, gains, following, store[layer], slots)
 
     def decode(
         self, cameras: Tensor, size: tuple[int, int], store: Tensor, slots: Tensor, direct: bool
@@ -144,9 +145,9 @@ class FusedModel:
         t = F.linear(ops.image_tokens(None, cameras, size, config.patch_size, embed), embed)
         late = t.shape[0] <= self.tuning.late_norm
         for layer, block in enumerate(self._decoder):
-            y = self._heads(t, late, self._own[layer], self._decoder_gains[layer], 2 * heads, 3 * heads)
+            y = self._heads(t, late, self._own[layer], self._decoder_gains[layer], block.self_attn)
             self._attend_self(t, y, count, block.self_attn)
-            q = self._heads(t, True, self._queries[layer], self._cross_gains[layer], heads, heads)
+            q = self._heads(t, True, self._queries[layer], self._cross_gains[layer], block.cross_attn)
             q = q.unflatten(1, (heads, -1)).unsqueeze(0)
             bounded = self._bounded[block.cross_attn]
             parts = self.tuning.cross_attention(q.shape[1], len(slots), bounded)
@@ -161,17 +162,21 @@ class FusedModel:
         late: bool,
         weight: Tensor,
         gains: Tensor,
-        normed: int,
-        own: int,
+        attn: SelfAttention | CrossAttention | None,
         layer: Tensor | None = None,
         slots: Tensor | None = None,
     ) -> Tensor:
-        """Return the heads that centred weights make of layer-normalised x; the rest as in `ops.norm_heads_`.
+        """Return the heads that centred weights make of layer-normalised x, ready for `ops.attend`.
 
-        late: scale them instead of normalising x.
+        late: scale them instead of normalising x. attn: what attends with the first ones: queries, keys and
+        values, or queries alone where keys are views'. layer, slots: where the others go, see `ops.norm_heads_`.
         """
         y = F.linear(x if late else layer_norm(x), weight)
-        ops.norm_heads_(y, gains, normed, own, layer, slots, x if late else None)
+        heads = self.config.heads
+        queries = heads if attn is not None else 0
+        normed, own = (2 * queries, 3 * queries) if isinstance(attn, SelfAttention) else (queries, queries)
+        scaled = queries if attn is not None and self._bounded[attn] else 0
+        ops.norm_heads_(y, gains, normed, own, layer, slots, x if late else None, scaled)
         return y
 
     def _attend_self(self, s: Tensor, y: Tensor, count: int, attn: SelfAttention) -> None:

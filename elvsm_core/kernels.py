@@ -54,8 +54,9 @@ def tokens(images: Tensor | None, cameras: Tensor, out: Tensor, width: int, patc
 
 @triton.jit
 def _heads(
-    y, gains, store, slots, rows, tokens, columns, heads, slot_stride, kv_stride,
-    OWN_NORMED: tl.constexpr, OWN: tl.constexpr, HAS_SLOT: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+    y, gains, store, slots, rows, tokens, columns, heads, slot_stride, kv_stride, query_scale,
+    QUERIES: tl.constexpr, OWN_NORMED: tl.constexpr, OWN: tl.constexpr, HAS_SLOT: tl.constexpr, D: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     p = tl.program_id(1)
     head = tl.where(p < OWN_NORMED, p, p - OWN_NORMED + OWN)
@@ -67,7 +68,7 @@ def _heads(
     x = raw.to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 1) / D + 1e-5)[:, None]
     # Rounded before and after the gain, as in model.py.
-    gain = tl.load(gains + head * D + d).to(tl.float32)
+    gain = tl.load(gains + head * D + d).to(tl.float32) * tl.where(p < QUERIES, query_scale, 1.0)
     normed = ((x * scale).to(raw.dtype).to(tl.float32) * gain).to(raw.dtype)
     if p < OWN_NORMED:
         tl.store(at, normed, mask=inside)
@@ -89,9 +90,9 @@ def _scale(x, width):
 
 @triton.jit
 def _scaled_heads(
-    x, y, gains, store, slots, width, tokens, columns, heads, slot_stride, kv_stride,
-    NORMED: tl.constexpr, OWN: tl.constexpr, ALL: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    HEADS: tl.constexpr,
+    x, y, gains, store, slots, width, tokens, columns, heads, slot_stride, kv_stride, query_scale,
+    QUERIES: tl.constexpr, NORMED: tl.constexpr, OWN: tl.constexpr, ALL: tl.constexpr, D: tl.constexpr,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, HEADS)[:, None]
@@ -106,7 +107,8 @@ def _scaled_heads(
     scaled = raw.to(tl.float32) * _scale(residual.to(tl.float32), width)
     rms = tl.rsqrt(tl.sum(scaled * scaled, 1) / D + 1e-5)[:, None]
     # Rounded before and after the gain, as in model.py.
-    normed = (scaled * rms).to(raw.dtype).to(tl.float32) * gain.to(tl.float32)
+    gain = gain.to(tl.float32) * tl.where(head < QUERIES, query_scale, 1.0)
+    normed = (scaled * rms).to(raw.dtype).to(tl.float32) * gain
     value = tl.where((head < NORMED) | ((head >= OWN) & (head < OWN + heads)), normed, scaled).to(raw.dtype)
     if OWN:
         tl.store(at, value, mask=inside & (head < OWN))
@@ -125,6 +127,8 @@ def heads(
     layer: Tensor | None,
     slots: Tensor | None,
     x: Tensor | None,
+    queries: int,
+    query_scale: float,
 ) -> None:
     (rows, columns), (total, head_dim) = y.shape, gains.shape
     if layer is None or slots is None:
@@ -135,12 +139,13 @@ def heads(
     if x is None:
         block = 32
         _heads[(triton.cdiv(rows, block), normed + kept)](
-            y, gains, store, places, rows, *views, normed, own, layer is not None, head_dim, block, num_warps=4
+            y, gains, store, places, rows, *views, query_scale, queries, normed, own, layer is not None, head_dim,
+            block, num_warps=4,
         )  # fmt: skip
     else:
         block = triton.next_power_of_2(own + kept)
         _scaled_heads[(rows,)](
-            x, y, gains, store, places, x.shape[1], *views, normed, own, own + kept, head_dim,
+            x, y, gains, store, places, x.shape[1], *views, query_scale, queries, normed, own, own + kept, head_dim,
             triton.next_power_of_2(x.shape[1]), block, num_warps=min(max(block * head_dim // 1024, 1), 8),
         )  # fmt: skip
 

@@ -3,6 +3,9 @@
 |q·k|/sqrt(D) is at most sqrt(D) times the largest product of the two norms' gains. Where exp of that fits into
 float32, softmax needs neither a running maximum nor the corrections that come with it, which is what makes this
 faster than kernels that take any input. Sums over parts of the keys simply add up.
+
+What is left is bound by how many instructions there are for each score. Queries therefore come multiplied by
+`ops.query_scale`, which leaves one power of two, and one loop goes over the keys of all views.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -15,20 +18,13 @@ import triton  # type: ignore[import-not-found]
 import triton.language as tl  # type: ignore[import-not-found]
 from torch import Tensor
 
-try:
-    from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-not-found]
-except ImportError:  # before Triton 3.4
-    TensorDescriptor = None
-
-LOG2E = 1.4426950408889634
-
 
 @triton.jit
 def _attend(
     q, k, v, out, lses, slots, queries, keys, count, parts,
-    q_batch, q_row, k_batch, k_row, slot_rows, heads, scale,
+    q_batch, q_row, k_batch, k_row, slot_rows, heads,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr, EVEN: tl.constexpr,
-    SPLIT: tl.constexpr, TILES: tl.constexpr,
+    SPLIT: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     h = tl.program_id(1)
     part, b = tl.program_id(2) % parts, tl.program_id(2) // parts
@@ -37,36 +33,39 @@ def _attend(
     inside = (row < queries)[:, None]
     q_at = q + b.to(tl.int64) * q_batch + row[:, None] * q_row + h * D + d[None, :]
     queries_bd = tl.load(q_at, mask=inside, other=0.0)
-    total = tl.zeros((BM,), tl.float32)
+    # Each weight of a row goes into one of SUMS sums, which come together at the end: with 8 of them no thread needs
+    # another one's weights before that.
+    total = tl.zeros((BM, SUMS), tl.float32)
     acc = tl.zeros((BM, D), tl.float32)
-    for i in range(count):
-        view = part * count + i
-        if PAGED:
-            view = tl.load(slots + view)
-        first = b * k_batch + view * slot_rows
-        base = first.to(tl.int64) * k_row + h * D
-        for start in range(0, keys, BN):
-            if TILES:
-                p = tl.exp2(tl.dot(queries_bd, k.load([first + start, h * D]).T) * scale)
-                values = v.load([first + start, h * D])
-            else:
-                k_at = k + base + (start + n)[None, :] * k_row + d[:, None]
-                v_at = v + base + (start + n)[:, None] * k_row + d[None, :]
-                if EVEN:
-                    p = tl.exp2(tl.dot(queries_bd, tl.load(k_at)) * scale)
-                    values = tl.load(v_at)
-                else:
-                    there = start + n < keys
-                    scores = tl.dot(queries_bd, tl.load(k_at, mask=there[None, :], other=0.0)) * scale
-                    p = tl.where(there[None, :], tl.exp2(scores), 0.0)
-                    values = tl.load(v_at, mask=there[:, None], other=0.0)
-            total += tl.sum(p, 1)
-            acc = tl.dot(p.to(values.dtype), values, acc)
+    i, last = part * count, part * count + count - 1
+    view = tl.load(slots + i) if PAGED else i
+    start = 0
+    for _ in range(count * tl.cdiv(keys, BN)):
+        first = (b * k_batch + view * slot_rows + start).to(tl.int64) * k_row + h * D
+        k_at = k + first + n[None, :] * k_row + d[:, None]
+        v_at = v + first + n[:, None] * k_row + d[None, :]
+        if EVEN:
+            p = tl.exp2(tl.dot(queries_bd, tl.load(k_at)))
+            values = tl.load(v_at)
+        else:
+            there = start + n < keys
+            scores = tl.dot(queries_bd, tl.load(k_at, mask=there[None, :], other=0.0))
+            p = tl.where(there[None, :], tl.exp2(scores), 0.0)
+            values = tl.load(v_at, mask=there[:, None], other=0.0)
+        total += tl.sum(tl.reshape(p, (BM, BN // SUMS, SUMS)), 1)
+        acc = tl.dot(p.to(values.dtype), values, acc)
+        start += BN
+        if PAGED:  # the next view's slot is known a block before its keys are fetched
+            more = start < keys
+            i = tl.minimum(i + tl.where(more, 0, 1), last)
+            start = tl.where(more, start, 0)
+            view = tl.load(slots + i)
+    sums = tl.sum(total, 1)
     row_of_all = tl.program_id(2).to(tl.int64) * queries + row if SPLIT else b.to(tl.int64) * queries + row
     at = out + (row_of_all[:, None] * heads + h) * D + d[None, :]
-    tl.store(at, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)
+    tl.store(at, (acc / sums[:, None]).to(out.dtype.element_ty), mask=inside)
     if SPLIT:
-        tl.store(lses + (part * heads + h) * queries + row, tl.log(total), mask=row < queries)
+        tl.store(lses + (part * heads + h) * queries + row, tl.log(sums), mask=row < queries)
 
 
 @functools.cache
@@ -74,19 +73,11 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-@functools.cache
-def has_tiles(device: torch.device) -> bool:
-    """Tell whether the device fetches whole tiles by itself (TMA), with a Triton that can tell it to."""
-    # A CPU: Triton's interpreter, which can do all.
-    capable = device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 9
-    return capable and TensorDescriptor is not None
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
     """Return results over each part of the keys [b·parts, n, h, D], and logarithms of their sums [parts, h, n].
 
-    q [b, n, h, D]; k, v of the same strides: [b, m, h, D], `parts` divides m, or with slots [slots, m, h, D],
-    `parts` divides the number of slots named. b is 1 where parts are more than one.
+    q [b, n, h, D], times `ops.query_scale`; k, v of the same strides: [b, m, h, D], `parts` divides m, or with
+    slots [slots, m, h, D], `parts` divides the number of slots named. b is 1 where parts are more than one.
     """
     b, n, h, d = q.shape
     out = torch.empty(b * parts, n, h, d, device=q.device, dtype=q.dtype)
@@ -94,24 +85,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) ->
     k_row = k.stride(1)
     if slots is None:
         keys, count, k_batch = k.shape[1] // parts, 1, k.stride(0) // k_row
-        slot_rows, rows_of_all = keys, (b - 1) * k_batch + k.shape[1]
+        slot_rows = keys
     else:
         keys, count, k_batch = k.shape[1], slots.shape[0] // parts, 0
         slot_rows = k.stride(0) // k_row
-        rows_of_all = k.shape[0] * slot_rows
-    # Two or three large blocks fit into a multiprocessor: fewer than two rounds of them leave many idle.
-    rows, columns, tiles = 64, 64, False
-    if triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device):
-        rows = 128
+    # All as measured on an H200: two or three large blocks fit into a multiprocessor, so fewer than two rounds of
+    # them leave many idle; sums of their own cost large blocks more than they save.
+    rows, columns, sums = 64, 64, 8
+    if d > 64:  # no registers for more
+        pass
+    elif triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device):
+        rows, sums = 128, 1
     elif triton.cdiv(n, 64) * h * b * parts <= 2 * _multiprocessors(q.device):
-        # All blocks run at once, also such as need more memory.
-        tiles = d <= 64 and keys % 128 == 0 and has_tiles(q.device)
-    if tiles:
-        columns = 128
-        k, v = (TensorDescriptor(x, [rows_of_all, h * d], [k_row, 1], [columns, d]) for x in (k, v))
+        columns = 128  # all blocks run at once, also such as need more memory
     _attend[(triton.cdiv(n, rows), h, b * parts)](
         q, k, v, out, lses, q if slots is None else slots, n, keys, count, parts,
-        q.stride(0), q.stride(1), k_batch, k_row, slot_rows, h, d**-0.5 * LOG2E,
-        d, rows, columns, slots is not None, keys % columns == 0, parts > 1, tiles, num_warps=4, num_stages=3,
+        q.stride(0), q.stride(1), k_batch, k_row, slot_rows, h,
+        d, rows, columns, slots is not None, keys % columns == 0, parts > 1, sums, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, lses

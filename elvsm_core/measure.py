@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .attention import attention, forced_backend
 from .cameras import Camera
-from .config import ModelConfig
+from .checkpoint import load_model
+from .config import PRESETS, ModelConfig
 from .frame import SceneFrame
 from .images import to_uint8
 from .model import EfficientLVSM, KeysValues
@@ -314,7 +315,9 @@ def _both(insert: Callable[[], object], render: Callable[[], object]) -> None:
     render()
 
 
-def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> EfficientLVSM:
-    """Return a model with random weights: speed does not depend on them."""
+def model_of(name: str, device: torch.device, dtype: torch.dtype) -> EfficientLVSM:
+    """Return a preset with random weights, on which speed does not depend, or what `load_model` makes of a name."""
+    if name not in PRESETS or name == "demo":
+        return load_model(name, device, dtype)
     torch.manual_seed(0)
-    return EfficientLVSM(config).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return EfficientLVSM(PRESETS[name]).to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -82,6 +82,11 @@ def _scales(x: Tensor) -> Tensor:
     return torch.rsqrt(x.float().var(1, correction=0, keepdim=True) + 1e-5)
 
 
+def query_scale(head_dim: int) -> float:
+    """Return what queries are multiplied by for softmax to be powers of two of their products with keys."""
+    return head_dim**-0.5 / math.log(2)
+
+
 def norm_heads_(
     y: Tensor,
     gains: Tensor,
@@ -90,34 +95,39 @@ def norm_heads_(
     layer: Tensor | None = None,
     slots: Tensor | None = None,
     x: Tensor | None = None,
+    scaled: int = 0,
 ) -> None:
     """Normalise heads by their root mean square, in place, and write views' keys and values into their slots.
 
     y [rows, heads·D], gains [heads, D] in y's dtype. The first `normed` of the first `own` heads are
     normalised in place. The others, if any, are keys and values of n views, tokens rows each: layer [2, slots,
     tokens, h, D] gets the normalised keys and the values at `slots`, int32 [n]. With x [rows, d], y is x times
-    `centred` weights, and layer norm of x is made up for: all rows are scaled first.
+    `centred` weights, and layer norm of x is made up for: all rows are scaled first. The first `scaled` of the
+    normalised heads are multiplied by `query_scale` along with their gains, before they are rounded.
     """
+    scale = query_scale(gains.shape[1])
     module = kernels_for(y)
     if module is not None and power_of_two(gains.shape[1]):
-        module.heads(y, gains, normed, own, layer, slots, x)
+        module.heads(y, gains, normed, own, layer, slots, x, scaled, scale)
         return
     y = y.unflatten(1, gains.shape)
-    scaled = y.float()
+    head_values = y.float()
     if x is not None:
-        scaled = scaled * _scales(x).unsqueeze(-1)
-        y[:, normed:own] = scaled[:, normed:own]
-    y[:, :normed] = _rms(scaled[:, :normed], gains[:normed])
+        head_values = head_values * _scales(x).unsqueeze(-1)
+        y[:, normed:own] = head_values[:, normed:own]
+    factors = gains.float()
+    factors[:scaled] *= scale
+    y[:, :normed] = _rms(head_values[:, :normed], factors[:normed], y.dtype)
     if layer is not None and slots is not None:
-        k, v = scaled[:, own:].chunk(2, dim=1)
-        k = _rms(k, gains[own : own + k.shape[1]])
+        k, v = head_values[:, own:].chunk(2, dim=1)
+        k = _rms(k, factors[own : own + k.shape[1]], y.dtype)
         both = torch.stack([k, v.to(k.dtype)])
         layer.index_copy_(1, slots.long(), both.unflatten(1, (len(slots), -1)))
 
 
-def _rms(x: Tensor, gain: Tensor) -> Tensor:
-    """Normalise float32 x over its last axis; rounded to the gain's dtype before and after it, as in `model`."""
-    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)).to(gain.dtype) * gain
+def _rms(x: Tensor, gain: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normalise x, float32 as its gain, over the last axis; rounded before and after the gain, as in `model`."""
+    return ((x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)).to(dtype) * gain).to(dtype)
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -151,13 +161,20 @@ def scores_are_bounded(q_gain: Tensor, k_gain: Tensor) -> bool:
     return bound / math.log(2) <= 100
 
 
+def has_bounded_attention(q: Tensor) -> bool:
+    """Tell whether there is a kernel of bounded scores for queries [..., D] of this kind, to be used on request."""
+    # Not float16, whose range the weights of a softmax without a maximum leave.
+    return q.dtype == torch.bfloat16 and q.shape[-1] in (32, 64, 128) and kernels_for(q) is not None
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, parts: int, bounded: bool) -> Tensor:
     """Attend as `attention` does, with the keys in equal parts whose results are merged.
 
     q [b, n, h, D]; k, v [b, m, h, D]; with several parts b is 1, and they divide m: they keep a large device
-    busy where there are few queries. bounded: see `scores_are_bounded`. Returns [b, n, h, D], contiguous.
+    busy where there are few queries. bounded: `scores_are_bounded`, `has_bounded_attention`, and the queries were
+    multiplied by `query_scale`. Returns [b, n, h, D], contiguous.
     """
-    if bounded and _has_kernel(q):
+    if bounded:
         return _merged(*_attention_kernels().attend(q, k, v, None, parts))
     if parts == 1 or (q.is_cuda and q.dtype == torch.float32):
         return attention(q, k, v).contiguous()
@@ -169,9 +186,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, parts: int, bounded: bool) -> Tensor
 def attend_views(q: Tensor, layer: Tensor, slots: Tensor, direct: bool, parts: int, bounded: bool) -> Tensor:
     """Attend to the views in slots (int32 [V]) of a layer [2, slots, tokens, h, D]; `parts` divides V.
 
-    q [1, n, h, D]. direct: these are the first V slots, in order. Returns [1, n, h, D].
+    q [1, n, h, D]. direct: these are the first V slots, in order. bounded: see `attend`. Returns [1, n, h, D].
     """
-    if not direct and bounded and _has_kernel(q):
+    if not direct and bounded:
         return _merged(*_attention_kernels().attend(q, layer[0], layer[1], slots, parts))
     views = layer[:, : len(slots)] if direct else gather_slots(layer, slots)
     k, v = (x.flatten(0, 1).unsqueeze(0) for x in views)
@@ -182,11 +199,6 @@ def _attention_kernels() -> ModuleType:
     from . import kernels_attention
 
     return kernels_attention
-
-
-def _has_kernel(q: Tensor) -> bool:
-    # Not float16, whose range the weights of a softmax without a maximum leave.
-    return q.dtype == torch.bfloat16 and q.shape[-1] in (32, 64, 128) and kernels_for(q) is not None
 
 
 def _merged(outs: Tensor, lses: Tensor) -> Tensor:
