@@ -31,7 +31,10 @@ def private_environment(domain: int | None = None) -> dict[str, str]:
     domain: ROS_DOMAIN_ID; None: a free one. What is set already of ament's and Fast DDS's settings stays.
     """
     environment = dict(os.environ)
-    environment["ROS_DOMAIN_ID"] = str(free_domain() if domain is None else domain)
+    if domain is None:
+        domain = free_domain()
+    remove_left_ports(domain)
+    environment["ROS_DOMAIN_ID"] = str(domain)
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Fast DDS's default shared-memory segment loses images of 640x480 and above.
     environment.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
@@ -68,6 +71,34 @@ def free_domain() -> int:
                 continue
             return domain
     raise RuntimeError("all ROS domains from 1 to 101 are in use on this machine")
+
+
+def remove_left_ports(domain: int, folder: Path = Path("/dev/shm")) -> list[Path]:
+    """Remove the shared memory ports of a ROS domain that no process has open, and return their files.
+
+    They stay behind when a process that sent to them was killed, and Fast DDS 3.2 takes them for sound: who gets
+    such a port hears others seconds late, or never. Only for a domain in which nobody starts at the same moment.
+    """
+    ports = range(7400 + 250 * domain, 7400 + 250 * (domain + 1))  # RTPS 9.6.1.1
+    found = {f"fastdds_port{port}" for port in ports if (folder / f"fastdds_port{port}").exists()}
+    if not found:
+        return []
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            found -= {
+                Path(line.rsplit(maxsplit=1)[-1]).name for line in maps.read_text().splitlines() if line
+            }
+    files = [
+        folder / name
+        for port in sorted(found)
+        for name in (port, f"{port}_el", f"{port}_sl", f"sem.{port}_mutex")
+    ]
+    removed = []
+    for file in files:
+        with contextlib.suppress(OSError):  # not there, or somebody else's
+            file.unlink()
+            removed.append(file)
+    return removed
 
 
 class Child:

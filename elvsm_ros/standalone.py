@@ -42,8 +42,10 @@ def _run(make: Callable[[], ElvsmNode], args: list[str] | None) -> int:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.ALL)
         node = make()
     except Exception as error:
-        print(f"elvsm_node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
+        if stop_asked:  # in the middle of it
+            return 0
+        print(f"elvsm_node: {error}", file=sys.stderr)
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)

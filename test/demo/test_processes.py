@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import socket
@@ -130,6 +131,21 @@ def test_a_domain_that_somebody_uses_is_not_free(monkeypatch: pytest.MonkeyPatch
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebody:
         somebody.bind(("", 7400 + 250 * 5))
         assert free_domain() == 6
+
+
+def test_ports_that_were_left_behind_are_removed(tmp_path: Path) -> None:
+    left = [
+        tmp_path / name for name in ("fastdds_port8661", "fastdds_port8661_el", "sem.fastdds_port8661_mutex")
+    ]
+    open_ones = [tmp_path / name for name in ("fastdds_port8663", "sem.fastdds_port8663_mutex")]
+    of_others = [tmp_path / "fastdds_port8911", tmp_path / "fastdds_0123456789abcdef"]
+    for file in (*left, *open_ones, *of_others):
+        file.write_bytes(bytes(4096))
+    with open(open_ones[0], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert sorted(processes.remove_left_ports(5, tmp_path)) == sorted(left)
+        assert processes.remove_left_ports(5, tmp_path) == []
+    assert all(file.exists() for file in (*open_ones, *of_others)) and not any(file.exists() for file in left)
+    assert processes.remove_left_ports(5, tmp_path) == sorted(open_ones), "nobody has it open any more"
 
 
 def test_private_traffic_keeps_its_large_images(monkeypatch, tmp_path):

@@ -180,6 +180,27 @@ def test_ends_soon_while_starting_and_while_images_arrive(start_node: Start, pee
         publisher.join()
 
 
+STOPPED_BEFORE_THE_NODE = """
+import os, signal, time
+import rclpy
+from elvsm_ros import node, standalone
+
+def make():
+    os.kill(os.getpid(), signal.SIGINT)
+    while rclpy.ok():  # rclpy takes the signal on a thread of its own
+        time.sleep(0.01)
+    return node.ElvsmNode()
+
+standalone.run(make)
+"""
+
+
+def test_a_signal_before_the_node_is_made_is_no_error(small_model: Path) -> None:
+    starting = NodeProcess(program=["-c", STOPPED_BEFORE_THE_NODE], model=str(small_model))
+    assert starting.wait() == 0, starting.output
+    assert "elvsm_node:" not in starting.output
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux's shared memory files in /dev/shm")
 def test_leaves_no_shared_memory_behind(start_node: Start, peer: Peer) -> None:
     """A restart now and then must not fill the memory of a robot: Fast DDS maps 64 MB and more for a node."""
