@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import time
 import traceback
@@ -56,7 +57,11 @@ def _build_engine(settings: Settings) -> Engine:
     # meanwhile.
     from elvsm_ros.engine import Engine
 
-    return Engine(settings)
+    engine = Engine(settings)
+    # What there is by now stays: looking through it for garbage would take 0.2 s, and hold up all threads.
+    gc.collect()
+    gc.freeze()
+    return engine
 
 
 class ElvsmNode(LifecycleNode):
@@ -261,6 +266,7 @@ class ElvsmNode(LifecycleNode):
         while worker is not None and not worker.stop(0.05) and time.monotonic() < end:
             if timeout == math.inf and not self.context.ok():
                 break
+        gc.unfreeze()  # what is given up now may be garbage
 
     def destroy_node(self) -> None:
         if self._trajectories is not None:  # there is none when the parameters are no good
