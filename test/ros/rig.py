@@ -38,8 +38,6 @@ from elvsm_ros.processes import remove_left_ports
 CAMERA = Intrinsics(70.0, 70.0, 48.0, 32.0, 96, 64)
 START = 1_700_000_000_000_000_000
 """Stamp of the first image, nanoseconds."""
-DOMAIN = int(os.environ["ROS_DOMAIN_ID"])
-"""This session's own, see the topmost conftest.py."""
 PATIENCE = 30.0
 """Seconds after which something that should happen is said not to happen."""
 
@@ -88,6 +86,11 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
     raise AssertionError(f"waited {timeout} s in vain: {what}")
 
 
+def tidy_up() -> None:
+    """Remove what nodes that were killed left of themselves in this session's domain: it harms the next ones."""
+    remove_left_ports(int(os.environ["ROS_DOMAIN_ID"]))
+
+
 class NodeProcess:
     """`python -m elvsm_ros.node` with parameters, its output kept. program: what Python runs instead."""
 
@@ -96,7 +99,7 @@ class NodeProcess:
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
         environment = dict(os.environ, RCUTILS_LOGGING_BUFFERED_STREAM="0")
-        remove_left_ports(DOMAIN)  # of nodes that were killed before
+        tidy_up()
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=environment, cwd=Path(__file__).resolve().parents[2],
@@ -159,7 +162,7 @@ class Peer:
     """Publishers, subscriptions and clients for one node, spun by a thread of its own."""
 
     def __init__(self) -> None:
-        remove_left_ports(DOMAIN)
+        tidy_up()
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("peer", context=self._context, enable_rosout=False)
