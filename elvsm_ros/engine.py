@@ -156,18 +156,18 @@ class Engine:
                 shared.append((other, other.left(room)))
         self._pace.make_room()
         try:
-            self._decode(shared, plan)
+            self._decode(shared, plan, not waiting)
         except Exception:
             if len(shared) == 1:
                 raise
-            self._decode(shared[:1], plan)  # nobody else's fault, at least
+            self._decode(shared[:1], plan, False)  # nobody else's fault, at least
 
-    def _decode(self, shared: list[tuple[Rendering, list[ec.Camera]]], plan: Plan) -> None:
+    def _decode(self, shared: list[tuple[Rendering, list[ec.Camera]]], plan: Plan, alone: bool) -> None:
         cameras = [camera for _, part in shared for camera in part]
         start, first = time.perf_counter(), 0
         decode = Decode(self.scene.render_async(cameras, plan=plan))
         for request, part in shared:
-            request.take(decode, first, len(part))
+            request.take(decode, first, len(part), alone)
             first += len(part)
         self._pace.add(decode, len(cameras), start)
 

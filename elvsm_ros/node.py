@@ -38,7 +38,7 @@ from elvsm_ros.renders import RenderDesk
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context
 from elvsm_ros.scene_files import SceneFiles, model_of
-from elvsm_ros.spinning import call_later, wait_for
+from elvsm_ros.spinning import answer_by_future, call_later, wait_for
 from elvsm_ros.trajectories import Trajectories
 from elvsm_ros.worker import Worker
 
@@ -217,12 +217,13 @@ class ElvsmNode(LifecycleNode):
             self._entities.append(lambda: self.destroy_publisher(made))
             return made
 
-        def service(kind: type, name: str, callback: Callable[..., Any]) -> None:
+        def service(kind: type, name: str, callback: Callable[..., Any]) -> Any:
             # Reentrant: several requests may wait for the device at the same time.
             made: Any = self.create_service(
                 kind, name, callback, qos_profile=SERVICE_QOS, callback_group=reentrant
             )
             self._entities.append(lambda: self.destroy_service(made))
+            return made
 
         reentrant = ReentrantCallbackGroup()
         self._status_pub = publisher(Status, "~/status", LATCHED_QOS)
@@ -239,7 +240,8 @@ class ElvsmNode(LifecycleNode):
             PoseUpdates, "~/pose_updates", self._on_pose_updates, **overridable(10)
         )
         self._entities.append(lambda: self.destroy_subscription(updates))
-        service(RenderViews, "~/render_views", self._on_render_views)
+        fault = functools.partial(self._reports.fault, "sending an answer failed")
+        answer_by_future(service(RenderViews, "~/render_views", self._on_render_views), fault)
         service(Trigger, "~/reset", self._on_reset)
         service(SetBool, "~/pause", self._on_pause)
         service(SaveScene, "~/save_scene", functools.partial(self._files.save, wait=self._wait))
@@ -293,10 +295,8 @@ class ElvsmNode(LifecycleNode):
 
     # Services and parameters
 
-    async def _on_render_views(self, request: RenderViews.Request, response: RenderViews.Response) -> Any:
-        return await self._desk.answer(
-            request, response, self._rendered_header(request.header.stamp), self._wait
-        )
+    def _on_render_views(self, request: RenderViews.Request, response: RenderViews.Response) -> Any:
+        return self._desk.answer(request, response, self._rendered_header(request.header.stamp))
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -15,7 +16,6 @@ from std_msgs.msg import Header
 
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions, requests
-from elvsm_ros.feed import Wait
 from elvsm_ros.reports import Reports
 from elvsm_ros.requests import Context, Query
 from elvsm_ros.serving import RGB, Answer, Rendering
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from elvsm_ros.engine import Engine
 
 
-FINISHERS = 2
-"""Threads that resize and compress images."""
+FINISHERS = 3
+"""Threads that resize and compress images: as many as wait for the device at most (pace.AHEAD), and one at work."""
 
 
 class RenderDesk:
     """Take requests, have the worker render, put the answers together, count.
 
     context: gives what requests are understood against, now. later: has the executor's thread call a
-    function, from any thread. Everything but the jobs runs on the executor's thread.
+    function, from any thread. Everything runs on the executor's thread, except for the jobs, and for what
+    completes an answer to a service call: its thread sends it as well (`spinning.answer_by_future`).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RenderDesk:
         self._worker, self._context, self._reports, self._later = worker, context, reports, later
         self._pool = ThreadPoolExecutor(FINISHERS, "elvsm-answers")
         self.latency_ms = Window()
+        self._lock = threading.Lock()
         self.renders = 0
         self.failures = 0
 
@@ -61,39 +63,55 @@ class RenderDesk:
         """
         quality = self._context().settings.jpeg_quality
         finish = functools.partial(_messages, query, header, quality)
-        # What takes longer than the way to another thread is done there: the device's has other requests.
         width, height = query.camera.width, query.camera.height
         quick = (
             query.encoding == "rgb8" and query.render_size == (height, width) and len(query.T_world_cam) == 1
         )
-        task = Rendering(query, finish, None if quick else self._pool, latest)
+        task = Rendering(query, finish, self._pool, latest, quick)
         self._worker.submit(task)
         return task.future
 
-    async def answer(
-        self, request: RenderViews.Request, response: RenderViews.Response, header: Header, wait: Wait
-    ) -> RenderViews.Response:
-        """Fill in the response to a service call. header: of the images."""
+    def answer(
+        self, request: RenderViews.Request, response: RenderViews.Response, header: Header
+    ) -> Future[RenderViews.Response]:
+        """Give the response to a service call, filled in. header: of the images."""
         start = time.perf_counter()
+        answered: Future[RenderViews.Response] = Future()
+
+        def fail(error: BaseException) -> None:
+            response.message = self._failed(error)
+            answered.set_result(response)
+
+        def on_rendered(done: Future[Answer]) -> None:
+            try:
+                self._fill(response, query.encoding, done.result(), start)
+            except BaseException as error:  # CancelledError may be one
+                self._later(fail, error)
+            else:
+                answered.set_result(response)
+
         size = request.width, request.height
         try:
             query = requests.parse(
                 self._context(), request.header.frame_id, request.poses, request.camera_info, *size,
                 request.max_views, request.encoding,
             )  # fmt: skip
-            answer: Answer = await wait(self.render(query, header))
+            future = self.render(query, header)
         except Exception as error:
-            response.message = self._failed(error)
-            return response
-        response.success = True
-        if query.encoding == "rgb8":
+            fail(error)
+        else:
+            future.add_done_callback(on_rendered)
+        return answered
+
+    def _fill(self, response: RenderViews.Response, encoding: str, answer: Answer, start: float) -> None:
+        if encoding == "rgb8":
             response.images = answer.messages
         else:
             response.compressed_images = answer.messages
         response.support = array.array("f", answer.support)
         response.views_used = len(answer.views)
         response.latency_ms = self._succeeded(len(answer.support), start)
-        return response
+        response.success = True
 
     def follow(
         self, message: PoseStamped, header: Header, publish: Callable[[Image, CameraInfo], None]
@@ -122,9 +140,14 @@ class RenderDesk:
 
         future.add_done_callback(lambda done: self._later(on_rendered, done))
 
+    def count(self, views: int) -> None:
+        """Note that views were rendered. Any thread."""
+        with self._lock:
+            self.renders += views
+
     def _succeeded(self, views: int, start: float) -> float:
         latency = (time.perf_counter() - start) * 1e3
-        self.renders += views
+        self.count(views)
         self.latency_ms.add(latency)
         return latency
 

@@ -42,15 +42,21 @@ class Rendering(Task["Engine"]):
     """A request in the line for the device; `future` gives its Answer.
 
     The device's thread takes its poses a few at a time (`Engine.serve`), never across the border between two
-    groups of GROUP poses, and hands their images to `finish`: on `pool`, or at once where there is none.
+    groups of GROUP poses, and hands their images to `finish`: on `pool`, or at once where there is none. quick:
+    at once also while no other request waits, because that takes less time than the way to another thread.
     """
 
     def __init__(
-        self, query: Query, finish: Finish, pool: Executor | None = None, name: str | None = None
+        self,
+        query: Query,
+        finish: Finish,
+        pool: Executor | None = None,
+        name: str | None = None,
+        quick: bool = False,
     ) -> None:
         super().__init__(name)
         self.query = query
-        self._finish, self._pool = finish, pool
+        self._finish, self._pool, self._quick = finish, pool, quick
         self._done = 0
         self._plan: tuple[int, SceneFrame | None, Plan] | None = None
         self._lock = threading.Lock()
@@ -102,12 +108,15 @@ class Rendering(Task["Engine"]):
         self._plan = group, scene.frame, plan
         return plan
 
-    def take(self, decode: Decode, first: int, count: int) -> None:
-        """Take what is being rendered of the next `count` cameras: from `first` on in it."""
+    def take(self, decode: Decode, first: int, count: int, alone: bool) -> None:
+        """Take what is being rendered of the next `count` cameras: from `first` on in it.
+
+        alone: no other request waits for the device's thread.
+        """
         place = self._done
         self._done += count
         try:
-            if self._pool is None:
+            if self._pool is None or (self._quick and alone):
                 self._finish_part(place, decode, first, count)
             else:
                 self._pool.submit(self._finish_part, place, decode, first, count)

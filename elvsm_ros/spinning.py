@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+from rclpy.service import Service
 from rclpy.task import Future as RosFuture
 
 T = TypeVar("T")
@@ -43,6 +44,34 @@ async def wait_for(node: Node, future: Future[T]) -> T:
     future.add_done_callback(wake)
     await waiter
     return future.result()
+
+
+def answer_by_future(service: Service, failed: Callable[[Exception], object]) -> None:
+    """Let the callback of a service return a future of its response, which whoever completes it sends.
+
+    failed: told, on that thread, what kept a response from being sent.
+
+    A coroutine that waits for another thread costs an executor of rclpy several rounds through everything that the
+    node has, a fraction of a millisecond each, and the answer waits for them.
+    """
+    send = service.send_response
+
+    def send_response(response: Any, header: Any) -> None:
+        if not isinstance(response, Future):
+            send(response, header)
+            return
+
+        def deliver(done: Future[Any]) -> None:
+            try:
+                send(done.result(), header)
+            except InvalidHandle:  # taken down meanwhile
+                return
+            except Exception as error:
+                failed(error)
+
+        response.add_done_callback(deliver)
+
+    service.send_response = send_response
 
 
 @contextlib.contextmanager

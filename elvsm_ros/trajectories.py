@@ -167,7 +167,7 @@ class Trajectories:
             if answer is None:
                 return
             count = len(answer.messages)
-            desk.renders += count
+            desk.count(count)
             result.rendered += count
             feedback = RenderTrajectory.Feedback(
                 rendered=result.rendered, total=total, support=array.array("f", answer.support)

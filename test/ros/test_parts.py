@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from rig import pose_at
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rig import PATIENCE, pose_at, wait_until
+from std_srvs.srv import Trigger
 
 from elvsm_core.keyframes import admit
 from elvsm_ros.admission import SECOND, Admission, Rule
 from elvsm_ros.reports import KNOWN_LIMIT, Reports
+from elvsm_ros.spinning import answer_by_future
 from elvsm_ros.stats import Window
 
 RULE = Rule(distance=0.2, angle=math.radians(15), rate=0.0)
@@ -132,3 +138,49 @@ ctypes.CDLL(None).sleep(1)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
     assert ended.returncode == status, ended.stderr
     assert ("Timeout" in ended.stderr) is bool(status)
+
+
+def test_whoever_completes_an_answer_sends_it() -> None:
+    """Also one that the callback itself has completed, or returns without a future, or that comes too late."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("answers", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    kinds, waiting = iter(("later", "at once", "plain", "nothing", "never")), []
+    failed: list[Exception] = []
+
+    def callback(request: Trigger.Request, response: Trigger.Response) -> object:
+        response.message = next(kinds)
+        answer: Future[Trigger.Response] = Future()
+        if response.message == "plain":
+            return response
+        if response.message == "at once":
+            answer.set_result(response)
+        else:
+            waiting.append((answer, response))
+        return answer
+
+    service = node.create_service(Trigger, "~/answer", callback)
+    answer_by_future(service, failed.append)
+    client = node.create_client(Trigger, "/answers/answer")
+    threading.Thread(target=executor.spin, daemon=True).start()
+    try:
+        assert client.wait_for_service(PATIENCE)
+        calls = [client.call_async(Trigger.Request()) for _ in range(5)]
+        wait_until(lambda: len(waiting) == 3 and calls[1].done() and calls[2].done(), "the answers at hand")
+        assert not calls[0].done()
+        answer, response = waiting[0]
+        answer.set_result(response)
+        wait_until(calls[0].done, "the answer that was waited for")
+        assert [call.result().message for call in calls[:3]] == ["later", "at once", "plain"]
+        waiting[1][0].set_result(None)
+        assert len(failed) == 1 and isinstance(failed[0], TypeError)
+        node.destroy_service(service)
+        answer, response = waiting[2]
+        answer.set_result(response)
+        assert len(failed) == 1 and not calls[3].done() and not calls[4].done()
+    finally:
+        executor.shutdown(PATIENCE)
+        node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -37,7 +37,8 @@ class Rig:
         self.decodes: list[int] = []
         self.go = threading.Event()
         self.go.set()
-        self.pool = ThreadPoolExecutor(2)
+        self.pool = ThreadPoolExecutor(2, "pool")
+        self.finishers: list[str] = []
         self.worker.call(lambda engine: self.fill(engine, keyframes, spread)).result(PATIENCE)
 
     def fill(self, engine: Engine, keyframes: int, spread: float) -> None:
@@ -67,10 +68,12 @@ class Rig:
             views.update(out.views)
         return np.concatenate(images), np.concatenate(support), sorted(views)
 
-    def submit(self, wanted: Query, pool: bool = False) -> Rendering:
-        task = Rendering(
-            wanted, lambda images: [image.copy() for image in images], self.pool if pool else None
-        )
+    def submit(self, wanted: Query, pool: bool = False, quick: bool = False) -> Rendering:
+        def finish(images: Any) -> list[np.ndarray]:
+            self.finishers.append(threading.current_thread().name)
+            return [image.copy() for image in images]
+
+        task = Rendering(wanted, finish, self.pool if pool else None, quick=quick)
         self.worker.submit(task)
         return task
 
@@ -93,6 +96,21 @@ def rig(small_model: Path, monkeypatch: Any) -> Iterator[Rig]:
     rig.go.set()
     assert rig.worker.stop(PATIENCE)
     rig.pool.shutdown()
+
+
+def test_the_devices_thread_finishes_what_is_quick_unless_others_wait(rig: Rig) -> None:
+    rig.submit(query(pose_at(0.1)), pool=True, quick=True).future.result(PATIENCE)
+    assert not rig.finishers.pop().startswith("pool")
+    rig.submit(query(pose_at(0.1)), pool=True).future.result(PATIENCE)
+    assert rig.finishers.pop().startswith("pool")
+    rig.go.clear()
+    first = rig.submit(query(pose_at(0.1)), pool=True, quick=True)
+    time.sleep(0.05)  # the device has taken it alone
+    second, third = (rig.submit(query(pose_at(x)), pool=True, quick=True) for x in (0.7, 0.1))
+    rig.go.set()
+    for task in (first, second, third):
+        task.future.result(PATIENCE)
+    assert sum(name.startswith("pool") for name in rig.finishers) == 1  # the second
 
 
 @pytest.mark.parametrize("pool", [False, True])
