@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import random
 import signal
@@ -74,30 +75,32 @@ def free_domain() -> int:
 
 
 def remove_left_ports(domain: int, folder: Path = Path("/dev/shm")) -> list[Path]:
-    """Remove the shared memory ports of a ROS domain that no process has open, and return their files.
+    """Remove shared memory ports that no process has open any more, and return their files.
 
-    They stay behind when a process that sent to them was killed, and Fast DDS 3.2 takes them for sound: who gets
-    such a port hears others seconds late, or never. Only for a domain in which nobody starts at the same moment.
+    Of a ROS domain, and those that Fast DDS gives to readers of any domain that want one of their own (each node's
+    of the graph). They stay behind when a process that sent to them was killed, and Fast DDS 3.2 takes them for
+    sound: who gets such a port hears others seconds late, or never.
     """
-    ports = range(7400 + 250 * domain, 7400 + 250 * (domain + 1))  # RTPS 9.6.1.1
-    found = {f"fastdds_port{port}" for port in ports if (folder / f"fastdds_port{port}").exists()}
+    ports = [
+        *range(7000, 7400),
+        *range(7400 + 250 * domain, 7400 + 250 * (domain + 1)),
+    ]  # the latter: RTPS 9.6.1.1
+    found = {f"fastdds_port{port}" for port in ports} & {file.name for file in folder.glob("fastdds_port*")}
     if not found:
         return []
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-            found -= {
-                Path(line.rsplit(maxsplit=1)[-1]).name for line in maps.read_text().splitlines() if line
-            }
-    files = [
-        folder / name
-        for port in sorted(found)
-        for name in (port, f"{port}_el", f"{port}_sl", f"sem.{port}_mutex")
-    ]
+            text = maps.read_text()
+            found = {name for name in found if f"{folder / name}\n" not in text}
     removed = []
-    for file in files:
-        with contextlib.suppress(OSError):  # not there, or somebody else's
-            file.unlink()
-            removed.append(file)
+    for name in sorted(found):
+        # Whoever takes a port to listen to takes this lock, and another port where it is taken.
+        with contextlib.suppress(OSError), open(folder / f"{name}_el", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for file in (name, f"{name}_el", f"{name}_sl", f"sem.{name}_mutex"):
+                with contextlib.suppress(FileNotFoundError):
+                    (folder / file).unlink()
+                    removed.append(folder / file)
     return removed
 
 
