@@ -88,7 +88,7 @@ class FusedModel:
             for a in attentions
         }
         log.info(
-            "%d of %d attention layers are bounded enough for the faster kernel; keys in parts: %s; PyTorch's: %s",
+            "%d of %d attention layers use the faster kernel, for bounded scores; keys in parts: %s; PyTorch's: %s",
             sum(self._bounded.values()), len(self._bounded), self.tuning.parts, self.tuning.library_parts,
         )  # fmt: skip
         self._first = ops.centred(self._encoder[0].attn.to_qkv.weight)
