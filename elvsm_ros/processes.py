@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import random
 import signal
@@ -32,10 +31,7 @@ def private_environment(domain: int | None = None) -> dict[str, str]:
     domain: ROS_DOMAIN_ID; None: a free one. What is set already of ament's and Fast DDS's settings stays.
     """
     environment = dict(os.environ)
-    if domain is None:
-        domain = free_domain()
-    remove_left_ports(domain)
-    environment["ROS_DOMAIN_ID"] = str(domain)
+    environment["ROS_DOMAIN_ID"] = str(free_domain() if domain is None else domain)
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Fast DDS's default shared-memory segment loses images of 640x480 and above.
     environment.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
@@ -72,36 +68,6 @@ def free_domain() -> int:
                 continue
             return domain
     raise RuntimeError("all ROS domains from 1 to 101 are in use on this machine")
-
-
-def remove_left_ports(domain: int, folder: Path = Path("/dev/shm")) -> list[Path]:
-    """Remove shared memory ports that no process has open any more, and return their files.
-
-    Of a ROS domain, and those that Fast DDS gives to readers of any domain that want one of their own (each node's
-    of the graph). They stay behind when a process that sent to them was killed, and Fast DDS 3.2 takes them for
-    sound: who gets such a port hears others seconds late, or never.
-    """
-    ports = [
-        *range(7000, 7400),
-        *range(7400 + 250 * domain, 7400 + 250 * (domain + 1)),
-    ]  # the latter: RTPS 9.6.1.1
-    found = {f"fastdds_port{port}" for port in ports} & {file.name for file in folder.glob("fastdds_port*")}
-    if not found:
-        return []
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-            text = maps.read_text()
-            found = {name for name in found if f"{folder / name}\n" not in text}
-    removed = []
-    for name in sorted(found):
-        # Whoever takes a port to listen to takes this lock, and another port where it is taken.
-        with contextlib.suppress(OSError), open(folder / f"{name}_el", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for file in (name, f"{name}_el", f"{name}_sl", f"sem.{name}_mutex"):
-                with contextlib.suppress(FileNotFoundError):
-                    (folder / file).unlink()
-                    removed.append(folder / file)
-    return removed
 
 
 class Child:

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from elvsm_ros.processes import remove_left_ports
-
 TEST_DATA_VARIABLE = "ELVSM_TEST_DATA"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,9 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     first = random.Random(run).randint(0, 100) if run else random.SystemRandom().randint(0, 100)
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    domain = 1 + (first + worker) % 101
-    os.environ["ROS_DOMAIN_ID"] = str(domain)
-    remove_left_ports(domain)  # of earlier runs, whose nodes were killed
+    os.environ["ROS_DOMAIN_ID"] = str(1 + (first + worker) % 101)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Fast DDS's default shared-memory segment loses images of 640x480 and above; the file says more.
     os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds_localhost.xml")

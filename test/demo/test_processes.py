@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 import signal
 import socket
@@ -132,31 +130,6 @@ def test_a_domain_that_somebody_uses_is_not_free(monkeypatch: pytest.MonkeyPatch
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as somebody:
         somebody.bind(("", 7400 + 250 * 5))
         assert free_domain() == 6
-
-
-def test_ports_that_were_left_behind_are_removed(tmp_path: Path) -> None:
-    def make(*names: str) -> list[Path]:
-        for name in names:
-            (tmp_path / name).write_bytes(bytes(4096))
-        return [tmp_path / name for name in names]
-
-    left = make("fastdds_port8661", "fastdds_port8661_el", "sem.fastdds_port8661_mutex", "fastdds_port7002")
-    mapped = make("fastdds_port8663", "sem.fastdds_port8663_mutex")
-    locked = make("fastdds_port7001", "fastdds_port7001_el")
-    make("fastdds_port8911", "fastdds_port86610", "fastdds_0123456789abcdef")
-    before = set(tmp_path.iterdir())
-    with (
-        open(mapped[0], "rb") as file,
-        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ),
-        open(locked[1]) as lock,
-    ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        gone = processes.remove_left_ports(5, tmp_path)
-        assert set(gone) == {*left, tmp_path / "fastdds_port7002_el"}
-        assert set(tmp_path.iterdir()) == before - set(left)
-        assert processes.remove_left_ports(5, tmp_path) == []
-    processes.remove_left_ports(5, tmp_path)
-    assert set(tmp_path.iterdir()) == before - {*left, *mapped, *locked}, "nobody has them open any more"
 
 
 def test_private_traffic_keeps_its_large_images(monkeypatch, tmp_path):

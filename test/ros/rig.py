@@ -33,7 +33,6 @@ from elvsm.msg import Status
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
-from elvsm_ros.processes import remove_left_ports
 
 CAMERA = Intrinsics(70.0, 70.0, 48.0, 32.0, 96, 64)
 START = 1_700_000_000_000_000_000
@@ -86,11 +85,6 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
     raise AssertionError(f"waited {timeout} s in vain: {what}")
 
 
-def tidy_up() -> None:
-    """Remove what nodes that were killed left of themselves in this session's domain: it harms the next ones."""
-    remove_left_ports(int(os.environ["ROS_DOMAIN_ID"]))
-
-
 class NodeProcess:
     """`python -m elvsm_ros.node` with parameters, its output kept. program: what Python runs instead."""
 
@@ -99,7 +93,6 @@ class NodeProcess:
         for name, value in parameters.items():
             command += ["-p", f"{name}:={value if not isinstance(value, bool) else str(value).lower()}"]
         environment = dict(os.environ, RCUTILS_LOGGING_BUFFERED_STREAM="0")
-        tidy_up()
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=environment, cwd=Path(__file__).resolve().parents[2],
@@ -162,7 +155,6 @@ class Peer:
     """Publishers, subscriptions and clients for one node, spun by a thread of its own."""
 
     def __init__(self) -> None:
-        tidy_up()
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node("peer", context=self._context, enable_rosout=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
-import os
 import subprocess
 import sys
 import threading
@@ -138,12 +139,19 @@ print("answered", flush=True)
 """
 
 
+def shared_memory(pid: int) -> set[Path]:
+    """Return what a process has open of Fast DDS's shared memory."""
+    maps = Path(f"/proc/{pid}/maps")
+    files = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    return {Path(file) for file in files if file.startswith("/dev/shm/fastdds_")}
+
+
 def test_a_client_that_dies_with_requests_under_way(bench: Bench) -> None:
-    shared_memory = set(Path("/dev/shm").glob("fastdds_*")) if Path("/dev/shm").is_dir() else set()
     renders = bench.peer.status.renders
     with subprocess.Popen([sys.executable, "-c", DYING], stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "asked\n"
+        of_client = shared_memory(client.pid)
         client.kill()
         assert client.stdout.readline() == ""
     # What it asked for is rendered for nobody; others are answered all the while.
@@ -153,12 +161,12 @@ def test_a_client_that_dies_with_requests_under_way(bench: Bench) -> None:
     )
     bench.quiet()
     bench.unharmed()
-    for left in set(Path("/dev/shm").glob("fastdds_*")) - shared_memory if shared_memory else ():
-        # Of the client that could not clean up.
-        if not any(
-            str(left) in Path(f"/proc/{pid}/maps").read_text() for pid in (bench.node.pid, os.getpid())
-        ):
-            left.unlink(missing_ok=True)
+    for left in of_client:
+        # What was the client's alone, which could not clean up, has a lock that nobody holds any more.
+        with contextlib.suppress(OSError), open(f"{left}_el") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+            Path(lock.name).unlink()
 
 
 def test_reset_while_requests_are_under_way(bench: Bench) -> None:
