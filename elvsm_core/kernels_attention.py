@@ -70,7 +70,7 @@ def _attend(
 
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) -> tuple[Tensor, Tensor]:
@@ -92,11 +92,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None, parts: int) ->
     # All as measured on an H200: two or three large blocks fit into a multiprocessor, so fewer than two rounds of
     # them leave many idle; sums of their own cost large blocks more than they save.
     rows, columns, sums = 64, 64, 8
-    if d > 64:  # no registers for more
-        pass
-    elif triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device):
+    wide = d > 64  # there are no registers for more
+    if not wide and triton.cdiv(n, 128) * h * b * parts >= 5 * _multiprocessors(q.device):
         rows, sums = 128, 1
-    elif triton.cdiv(n, 64) * h * b * parts <= 2 * _multiprocessors(q.device):
+    elif not wide and triton.cdiv(n, 64) * h * b * parts <= 2 * _multiprocessors(q.device):
         columns = 128  # all blocks run at once, also such as need more memory
     _attend[(triton.cdiv(n, rows), h, b * parts)](
         q, k, v, out, lses, q if slots is None else slots, n, keys, count, parts,

@@ -115,8 +115,7 @@ def norm_heads_(
     if x is not None:
         head_values = head_values * _scales(x).unsqueeze(-1)
         y[:, normed:own] = head_values[:, normed:own]
-    factors = gains.float()
-    factors[:scaled] *= scale
+    factors = torch.cat([gains[:scaled].float() * scale, gains[scaled:].float()])
     y[:, :normed] = _rms(head_values[:, :normed], factors[:normed], y.dtype)
     if layer is not None and slots is not None:
         k, v = head_values[:, own:].chunk(2, dim=1)

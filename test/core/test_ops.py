@@ -101,10 +101,11 @@ def test_heads_are_normalised_and_views_written_into_their_slot(provider, dtype,
     ops.norm_heads_(kept, gains[9:].to(DEVICE), 0, 0, store, slots.flip(0), x if late else None)
     close(store[0, 0], expected[:37, 9:12], dtype)
     close(store[1, 2], exact[37:, 12:], dtype)
-    for_powers = rows @ w[:192].T
+    for_powers, before = rows @ w[:192].T, gains.clone()
     ops.norm_heads_(for_powers, gains[:6].to(DEVICE), 6, 6, x=x if late else None, scaled=3)
     close(for_powers.unflatten(1, (6, 32))[:, :3], expected[:, :3] * ops.query_scale(32), dtype)
     close(for_powers.unflatten(1, (6, 32))[:, 3:], expected[:, 3:6], dtype)
+    assert torch.equal(gains, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
