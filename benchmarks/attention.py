@@ -58,7 +58,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("what is measured here runs on a CUDA device alone, and PyTorch finds none")
     config, device = PRESETS["efficient-lvsm"], torch.device("cuda")
-    tokens = (config.image_size[0] // config.patch_size) * (config.image_size[1] // config.patch_size)
+    tokens = config.tokens(config.image_size)
     torch.manual_seed(0)
 
     def normalised(*shape: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 The requests of `mixed_requests.py`, clients without pause, and a node that costs nothing but the device's time: it
 serves them in the order of their arrival, or the large ones earlier, and never lets the device idle. Times of the
-device are those of the full-size model on an H100 (docs/benchmarks.md). Nothing runs but this calculation.
+device are those of the full-size model on an H200 (docs/benchmarks.md). Nothing runs but this calculation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 from mixed_requests import KINDS, SHARES
 
-BASE, TARGET = 0.55, 1.1
+BASE, TARGET = 0.41, 1.04
 """Milliseconds that a decode from eight views takes, and more of them for each target of 256x256."""
 ELSEWHERE = 3.0
 """Milliseconds of a round trip that no other request waits for: client, DDS, conversions."""

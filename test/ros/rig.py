@@ -85,6 +85,13 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
     raise AssertionError(f"waited {timeout} s in vain: {what}")
 
 
+def shared_memory(pid: int) -> set[Path]:
+    """Return what a process has open of Fast DDS's shared memory."""
+    maps = Path(f"/proc/{pid}/maps")
+    files = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    return {Path(file) for file in files if file.startswith("/dev/shm/fastdds_")}
+
+
 class NodeProcess:
     """`python -m elvsm_ros.node` with parameters, its output kept. program: what Python runs instead."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
-from rig import NodeProcess, Peer, change, picture, pose_at, set_parameters, state, wait_until
+from rig import NodeProcess, Peer, change, picture, pose_at, set_parameters, shared_memory, state, wait_until
 
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
@@ -206,9 +207,8 @@ def test_leaves_no_shared_memory_behind(start_node: Start, peer: Peer) -> None:
     """A restart now and then must not fill the memory of a robot: Fast DDS maps 64 MB and more for a node."""
     node = start_node()
     node.wait_for("active")
-    maps = Path(f"/proc/{node.pid}/maps").read_text().split()
-    mapped = {name for name in maps if re.fullmatch(r"/dev/shm/fastdds_[0-9a-f]{16}", name)}
-    own = {name for name in mapped if name not in Path("/proc/self/maps").read_text()}
-    assert own and all(Path(name).exists() for name in own)
+    mapped = shared_memory(node.pid) - shared_memory(os.getpid())
+    own = {file for file in mapped if re.fullmatch(r"fastdds_[0-9a-f]{16}", file.name)}
+    assert own and all(file.exists() for file in own)
     assert node.signal(signal.SIGTERM)[0] == 0
-    assert not [name for name in own if Path(name).exists()]
+    assert not [file for file in own if file.exists()]

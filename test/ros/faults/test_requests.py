@@ -18,7 +18,7 @@ from bench import Bench
 from geometry_msgs.msg import Pose, PoseStamped
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from rig import CAMERA, NodeProcess, Peer, header, picture, pixels, pose_at, wait_until
+from rig import CAMERA, NodeProcess, Peer, header, picture, pixels, pose_at, shared_memory, wait_until
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
@@ -137,13 +137,6 @@ print("asked", flush=True)
 rclpy.spin_until_future_complete(node, futures[-1])
 print("answered", flush=True)
 """
-
-
-def shared_memory(pid: int) -> set[Path]:
-    """Return what a process has open of Fast DDS's shared memory."""
-    maps = Path(f"/proc/{pid}/maps")
-    files = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
-    return {Path(file) for file in files if file.startswith("/dev/shm/fastdds_")}
 
 
 def test_a_client_that_dies_with_requests_under_way(bench: Bench) -> None:
