@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from elvsm_core import ops
-from elvsm_core.benchmark import device_name
+from elvsm_core.benchmark.command import device_name
 from elvsm_core.config import PRESETS
+from elvsm_core.cuda import ops
 
 SLOTS = 64
 PARTS = (1, 2, 4, 8)

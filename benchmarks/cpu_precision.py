@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import elvsm_core as ec
-from elvsm_core.measure import FRAME, Stopwatch, pose
+from elvsm_core.benchmark.measure import FRAME, Stopwatch, pose
 
 
 def camera(step: int, size: tuple[int, int]) -> ec.Camera:

@@ -18,7 +18,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-OF_THE_NODE = ("elvsm_ros.node", "elvsm_ros.conversions", "elvsm_ros.rectification", "elvsm_ros.quality")
+OF_THE_NODE = (
+    "elvsm_ros.node",
+    "elvsm_ros.conversions",
+    "elvsm_ros.input.rectification",
+    "elvsm_ros.input.quality",
+)
 """Modules that a node imports at the latest when it is configured: whatever they lack shows before anything runs."""
 
 

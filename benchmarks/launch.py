@@ -15,10 +15,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from elvsm_core import Camera, Scene, graphs
-from elvsm_core.benchmark import device_name
+from elvsm_core import Camera, Scene
+from elvsm_core.benchmark.command import device_name
+from elvsm_core.benchmark.measure import FRAME, Stopwatch, model_of, pose
 from elvsm_core.checkpoint import resolve_device, resolve_dtype
-from elvsm_core.measure import FRAME, Stopwatch, model_of, pose
+from elvsm_core.cuda import graphs
 
 KINDS = {"products": ("nvjet", "gemm", "cutlass"), "attention": ("_attend", "flash", "cudnn")}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from training.convert import chunk_entry, encode, write_chunk, write_index
-from training.re10k import ChunkError, DatasetError, benchmark, open_store
-from training.scenes import make_texture_bank, render_views, walk
+from training.data.re10k import ChunkError, DatasetError, benchmark, open_store
+from training.procedural.scenes import make_texture_bank, render_views, walk
 
 SIZE = (360, 640)
 SCENES, DRAWN, FRAMES = 6, 12, 120
@@ -51,7 +51,7 @@ def write_data(folder: Path) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", help="RealEstate10K, as training/re10k.py reads it")
+    parser.add_argument("--data", help="RealEstate10K, as training/data/re10k.py reads it")
     parser.add_argument("--workers", default="1,2", help="numbers of processes to try")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=2)

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import elvsm_core as ec
-from elvsm_ros.bag_reader import SECOND, Bag, PosedFrames, find_streams
-from elvsm_ros.bag_writer import CameraBagWriter
 from elvsm_ros.conversions import Intrinsics
+from elvsm_ros.recordings.bag_reader import SECOND, Bag, PosedFrames, find_streams
+from elvsm_ros.recordings.bag_writer import CameraBagWriter
 
 
 def write_laps(
@@ -71,7 +71,15 @@ def main() -> int:
         megabytes = sum(file.stat().st_size for file in bag.iterdir()) / 1e6
         print(f"{count} images of {size[1]}x{size[0]}, {seconds:.0f} s, {megabytes:.0f} MB", flush=True)
         begin = time.monotonic()
-        command = [sys.executable, "-m", "elvsm_ros.evaluate_bag", "--bag", str(bag), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "elvsm_ros.evaluation.evaluate_bag",
+            "--bag",
+            str(bag),
+            "--out",
+            str(out),
+        ]
         status = subprocess.run([*command, *options.more], check=False).returncode
         took = time.monotonic() - begin
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -21,7 +21,15 @@ def evaluate(bag: Path, out: Path, more: Sequence[str]) -> dict[str, Any]:
     """Run elvsm_evaluate_bag unless it has ended there before, and return its results. Ends with its status."""
     file = out / "results.json"
     if not file.exists() or not json.loads(file.read_text())["complete"]:
-        command = [sys.executable, "-m", "elvsm_ros.evaluate_bag", "--bag", str(bag), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "elvsm_ros.evaluation.evaluate_bag",
+            "--bag",
+            str(bag),
+            "--out",
+            str(out),
+        ]
         status = subprocess.run([*command, "--no-video", *more], stdout=sys.stderr, check=False).returncode
         if status:
             sys.exit(status)

@@ -115,7 +115,7 @@ def office(frames: slice, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.ui
 
 def drawn(seed: int, count: int, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.uint8], ec.Camera]]:
     """Give the frames of a walk through a drawn room, 5 cm and 3 degrees apart at most."""
-    from training import scenes
+    from training.procedural import scenes
 
     bank = scenes.make_texture_bank(48)
     walk = scenes.walk(seed, count, bank, size=size, step=0.05, turn=3.0)

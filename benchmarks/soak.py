@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from soak_results import Limits, Run, Sample, plot
 
-from elvsm_ros import processes
+from elvsm_ros.tools import processes
 
 SAMPLE_PERIOD = 2.0
 """Seconds between two looks at the node's memory."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .cache import ViewCache
 from .cameras import Camera
+from .cuda.graphs import copy_to_host
 from .frame import SceneFrame
-from .graphs import copy_to_host
 from .images import ImageLike, as_tensor, resize_and_crop, to_uint8
 from .model import EfficientLVSM
 
@@ -168,7 +168,7 @@ def make_engine(name: str, model: EfficientLVSM, cache: ViewCache, image_size: t
         name = default_engine(model)
     if name == "eager":
         return Engine(model, cache, image_size)
-    from .engine_fused import FusedEngine
+    from .cuda.engine_fused import FusedEngine
 
     return FusedEngine(model, cache, image_size)
 

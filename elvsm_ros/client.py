@@ -29,7 +29,7 @@ from elvsm_ros.conversions import (
     pose_to_matrix,
     stamp_ns,
 )
-from elvsm_ros.spinning import LEAVE, leaving
+from elvsm_ros.rclpy_support import LEAVE, leaving
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POLL = 0.05

@@ -69,8 +69,8 @@ def provider() -> Provider:
     # PyPI has a "cv_bridge" too, a ROS 1 one that breaks here: only what ROS installed is registered with
     # ament.
     if _ament_has("cv_bridge") and _ament_has("tf_transformations"):
-        return importlib.import_module("elvsm_ros.provider_ros").RosProvider()
-    return importlib.import_module("elvsm_ros.provider_pypi").PypiProvider()
+        return importlib.import_module("elvsm_ros.providers.ros").RosProvider()
+    return importlib.import_module("elvsm_ros.providers.pypi").PypiProvider()
 
 
 def _ament_has(package: str) -> bool:

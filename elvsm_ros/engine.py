@@ -13,16 +13,16 @@ import elvsm_core as ec
 from elvsm_core.scene import Plan
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
-from elvsm_ros.corrections import Corrected, Correction
-from elvsm_ros.feed import Colour
-from elvsm_ros.intake import Candidate
-from elvsm_ros.keyframe_topics import mean_colour
-from elvsm_ros.pace import Decode, Pace
-from elvsm_ros.parameters import Settings
-from elvsm_ros.requests import Query, RequestError
-from elvsm_ros.serving import GROUP, Rendering
-from elvsm_ros.slots import slots
-from elvsm_ros.stats import Window
+from elvsm_ros.input.image_intake import Candidate
+from elvsm_ros.keyframes.corrections import Corrected, Correction
+from elvsm_ros.keyframes.keyframe_queue import Colour
+from elvsm_ros.keyframes.keyframe_topics import mean_colour
+from elvsm_ros.monitoring.stats import Window
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.rendering.cache_capacity import slots
+from elvsm_ros.rendering.decode_pacing import Decode, Pace
+from elvsm_ros.rendering.render_task import GROUP, Rendering
+from elvsm_ros.rendering.requests import Query, RequestError
 
 log = logging.getLogger(__name__)
 

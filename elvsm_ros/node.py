@@ -25,21 +25,25 @@ from std_srvs.srv import SetBool, Trigger
 
 from elvsm.msg import Keyframes, PoseUpdates, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_ros import conversions, corrections, health, parameters, standalone, tf_source
+from elvsm_ros import conversions, standalone
 from elvsm_ros.conversions import ConversionError
-from elvsm_ros.diagnostics import Diagnostics, Limits, Snapshot
-from elvsm_ros.feed import KeyframeFeed
-from elvsm_ros.inputs import Inputs
-from elvsm_ros.intake import Intake
-from elvsm_ros.keyframe_topics import KeyframeTopics
-from elvsm_ros.parameters import ParameterError, Settings
+from elvsm_ros.input import tf_source
+from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.input.subscriptions import Inputs
+from elvsm_ros.keyframes import corrections
+from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed
+from elvsm_ros.keyframes.keyframe_topics import KeyframeTopics
+from elvsm_ros.keyframes.scene_files import SceneFiles, model_of
+from elvsm_ros.monitoring import health
+from elvsm_ros.monitoring.diagnostics import Diagnostics, Limits, Snapshot
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters import table
+from elvsm_ros.parameters.table import ParameterError, Settings
 from elvsm_ros.qos import LATCHED_QOS, SERVICE_QOS, overridable
-from elvsm_ros.renders import RenderDesk
-from elvsm_ros.reports import Reports
-from elvsm_ros.requests import Context
-from elvsm_ros.scene_files import SceneFiles, model_of
-from elvsm_ros.spinning import answer_by_future, call_later, wait_for
-from elvsm_ros.trajectories import Trajectories
+from elvsm_ros.rclpy_support import answer_by_future, call_later, wait_for
+from elvsm_ros.rendering.render_service import RenderDesk
+from elvsm_ros.rendering.requests import Context
+from elvsm_ros.rendering.trajectories import Trajectories
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ class ElvsmNode(LifecycleNode):
     def __init__(self) -> None:
         self._trajectories: Trajectories | None = None
         super().__init__("elvsm")
-        self.settings = parameters.declare(self)
+        self.settings = table.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._worker: Worker[Engine] | None = None
         self._parts: health.Parts | None = None
@@ -96,7 +100,7 @@ class ElvsmNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> Result:
         try:
-            self.settings = settings = parameters.read(self)
+            self.settings = settings = table.read(self)
             self._fault = ""
             self._worker = Worker(
                 lambda: _build_engine(settings), settings.insert_queue, settings.render_queue, "elvsm-device",
@@ -319,11 +323,11 @@ class ElvsmNode(LifecycleNode):
         return response
 
     def _on_parameters(self, changed: list[Any]) -> SetParametersResult:
-        ours = {row.name for row in parameters.table()}
+        ours = {row.name for row in table.table()}
         values = {p.name: p.value for p in changed if p.name in ours}
         try:
             if self._worker is not None:
-                parameters.refuse_frozen(list(values))
+                table.refuse_frozen(list(values))
             self.settings = self.settings.replaced(values)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))

@@ -13,7 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from elvsm_ros import spinning
+from elvsm_ros import rclpy_support
 
 if TYPE_CHECKING:
     from elvsm_ros.node import ElvsmNode
@@ -56,8 +56,8 @@ def _run(make: Callable[[], ElvsmNode], args: list[str] | None) -> int:
         started = node.trigger_configure() == good and node.trigger_activate() == good
         status = 0 if started or stop_asked else 1
     if not status:
-        spinning.spin(node, executor, lambda: bool(stop_asked))
-    with spinning.leaving(1.6):
+        rclpy_support.spin(node, executor, lambda: bool(stop_asked))
+    with rclpy_support.leaving(1.6):
         node.close(timeout=0.5)
         executor.shutdown(timeout_sec=0.5)
         node.destroy_node()

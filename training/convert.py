@@ -23,8 +23,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .chunks import ChunkError, open_chunk
-from .re10k import (
+from .data.chunks import ChunkError, open_chunk
+from .data.re10k import (
     INDEX_NAME,
     LIST_NAME,
     DatasetError,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import elvsm_core as ec
 
-from .scenes import SceneBatch, SceneConfig, draw_scenes, make_texture_bank
+from .procedural.scenes import SceneBatch, SceneConfig, draw_scenes, make_texture_bank
 
 TEST_SEED = 2**40  # far from all seeds that training draws
 BANK_SEED = 99
@@ -295,8 +295,8 @@ def _beside_nearest(args: argparse.Namespace) -> str:
 
 
 def _published(args: argparse.Namespace) -> int:
-    from .evaluate_re10k import Evaluation, run, run_incrementally
-    from .protocol import Protocol
+    from .evaluation.protocol import Protocol
+    from .evaluation.re10k import Evaluation, run, run_incrementally
 
     device = (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else "cpu"

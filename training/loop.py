@@ -17,14 +17,14 @@ from torch import Tensor
 import elvsm_core as ec
 
 from . import checkpoints
-from .aligner import Aligner
-from .losses import Objective
+from .data.sampling import Sample
+from .data.sources import Source
+from .distributed import Clock, rank, world
+from .losses.aligner import Aligner
+from .losses.objective import Objective
 from .monitor import Monitor, training_flops
 from .optim import Optimiser, learning_rate
-from .ranks import Clock, rank, world
-from .sampling import Sample
 from .settings import TrainSettings
-from .sources import Source
 
 TERMS = ("loss", "mse", "perceptual", "lpips", "repa", "norm", "dropped")
 

@@ -13,16 +13,16 @@ import torch
 from safetensors import SafetensorError
 
 import elvsm_core as ec
-from elvsm_core.benchmark import flops
+from elvsm_core.benchmark.command import flops
+from elvsm_report.progress import TrainingBar
 
-from .bars import TrainingBar
-from .boards import open_board
 from .checkpoints import CheckpointError
+from .data.sampling import Sample
+from .data.sources import Source
 from .evaluate import Frames, load_frames, neighbours, procedural_scenes, score
-from .pictures import held_out, sheet, write_sheet
-from .sampling import Sample
+from .evaluation.pictures import held_out, sheet, write_sheet
+from .loggers import open_board
 from .settings import TrainSettings
-from .sources import Source
 
 OFFICE_TARGETS = range(4, 196, 4)  # of an evaluation walk; later frames are kept for final figures
 CONTEXTS = ((2, 4), (2,), (2, 4, 6, 8))  # distances of the input frames before and after a target

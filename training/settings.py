@@ -14,8 +14,8 @@ import yaml
 
 from elvsm_core import ModelConfig
 
-from .losses import LossConfig
-from .scenes import SceneConfig
+from .losses.objective import LossConfig
+from .procedural.scenes import SceneConfig
 
 SCHEDULES = ("trapezoid", "constant", "cosine", "linear")
 
@@ -33,10 +33,10 @@ def _require(good: bool, text: str) -> None:
 
 @dataclass(frozen=True)
 class Re10kSettings:
-    """RealEstate10K as training data, see training/samples.py.
+    """RealEstate10K as training data, see training/data/samples.py.
 
-    path: chunks or folders, see training/re10k.py. inputs, targets: views of a sample. target_has_input: targets are
-    drawn from all views, inputs included. dynamic_inputs: numbers of inputs to choose from, one choice per batch.
+    path: chunks or folders, see training/data/re10k.py. inputs, targets: views of a sample. target_has_input: targets
+    are drawn from all views, inputs included. dynamic_inputs: numbers of inputs to choose from, one choice per batch.
     shuffle_inputs: permute the inputs. scale_factor: of the poses' normalisation. workers: processes that decode,
     for each GPU; prefetch: batches that each of them keeps ready.
     """
@@ -94,7 +94,7 @@ class SamplingSettings:
     published: share of samples in the published normalisation (all views of the sample, largest coordinate 1/1.35);
     the others get a frame that knows nothing of the targets: anchored at another pose of the walk, with the largest
     |coordinate| log-uniform in reach. pose_noise: (degrees, metres), standard deviations of errors on input poses of
-    noisy_share of the samples. camera: share of samples taken with another camera, see training/photograph.py. crop:
+    noisy_share of the samples. camera: share of samples taken with another camera (data/camera_augmentation.py). crop:
     share of steps with non-square images, crop_size (height, width).
     """
 
@@ -150,7 +150,7 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """The training objective, see training/losses.py: squared error, and terms that need weights from files.
+    """The training objective, see training/losses/objective.py: squared error, and terms that need weights from files.
 
     perceptual: "none" or "vgg19" with its weight and file; lpips: weight of LPIPS (0: off) and its file, used from the
     share lpips_from of the run on, on the first lpips_targets target views of a sample (0: all).
@@ -177,7 +177,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class RepaSettings:
-    """Representation alignment, see training/repa.py. network: "none", "dinov2" or "dinov3", its weights in `file`."""
+    """Representation alignment, see losses/repa.py. network: "none", "dinov2" or "dinov3", its weights in `file`."""
 
     network: str = "none"
     file: str | None = None
@@ -203,7 +203,7 @@ class TrainSettings:
     a walk with cameras.json to evaluate on while training (never trained on). eval_minutes: between evaluations, each
     with an export. checkpoint_minutes, checkpoint_steps: between checkpoints (0: only at the end); keep: how many.
     resume: "auto" goes on from the newest checkpoint in `out`, "none" leaves it and starts afresh. logger:
-    "tensorboard" (in out/tensorboard), "wandb" (see training/boards.py) or "none"; out/log.txt is always written.
+    "tensorboard" (in out/tensorboard), "wandb" (see training/loggers.py) or "none"; out/log.txt is always written.
     pictures: samples that are rendered at every evaluation, into out/samples and for the logger (0: none).
     """
 

@@ -26,17 +26,17 @@ import elvsm_core as ec
 import elvsm_core.attention
 
 from . import checkpoints
-from .aligner import Aligner
+from .data.re10k import DatasetError
+from .data.sources import open_source, total_steps
+from .distributed import world
 from .evaluate import DataError
 from .loop import Averaged, Trainer, run
-from .losses import Objective
+from .losses.aligner import Aligner
+from .losses.objective import Objective
+from .losses.repa import RepaError, Stream
+from .losses.vgg import WeightFileError
 from .monitor import Monitor
-from .ranks import world
-from .re10k import DatasetError
-from .repa import RepaError, Stream
 from .settings import SettingsError, TrainSettings, load_settings
-from .sources import open_source, total_steps
-from .vgg import WeightFileError
 
 
 def _training_kernels(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from elvsm_ros.bag_reader import Frame
+from elvsm_report.video import write_video
 from elvsm_ros.conversions import RGB
 from elvsm_ros.demo.heldout import psnr
 from elvsm_ros.demo.options import Options
 from elvsm_ros.demo.watch import Watch
-from elvsm_ros.panels import row
-from training.report.video import write_video
+from elvsm_ros.recordings.bag_reader import Frame
+from elvsm_ros.tools.image_grid import row
 
 RATE = 15
 """Frames per second."""

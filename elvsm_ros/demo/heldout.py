@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import elvsm_core as ec
-from elvsm_ros.bag_reader import SECOND, Frame
 from elvsm_ros.conversions import RGB, Intrinsics
+from elvsm_ros.recordings.bag_reader import SECOND, Frame
 
 SAME_METRES, SAME_RADIANS = 1e-3, 2e-3
 """Poses closer than this are one: a frame so close to a keyframe is that keyframe, or a copy of it."""

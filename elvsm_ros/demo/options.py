@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from elvsm_ros.command_line import HelpFormatter, add_model, add_topics, at_least, positive
+from elvsm_ros.tools.command_line import HelpFormatter, add_model, add_topics, at_least, positive
 
 
 @dataclasses.dataclass(frozen=True)

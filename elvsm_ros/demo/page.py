@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from elvsm_ros import panels
+from elvsm_report import charts
+from elvsm_report import page as report
 from elvsm_ros.demo.results import HeldOut, Results, samples
-from training.report import charts
-from training.report import page as report
+from elvsm_ros.tools import image_grid
 
 TITLE = "What the node had not seen"
 INTRODUCTION = (
@@ -117,7 +117,7 @@ def _comparison(view: HeldOut) -> report.Comparison:
 def write_picture(path: Path, views: list[HeldOut], columns: int = 5, side: int = 168) -> None:
     """Write a PNG of a few held-out views: ground truth, render and nearest keyframe below each other."""
     chosen = samples(views, columns)
-    rgb = panels.table(
+    rgb = image_grid.table(
         (
             ("ground truth", [v.truth for v in chosen], [""] * len(chosen)),
             ("render", [v.render for v in chosen], [f"{v.psnr_render:.1f} dB" for v in chosen]),

@@ -13,22 +13,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from elvsm_ros.demo.options import Options
-from elvsm_ros.processes import Child, ProcessDied, private_environment, stop
+from elvsm_ros.tools.processes import Child, ProcessDied, private_environment, stop
 
 if TYPE_CHECKING:  # at run time only when the environment is set, see `run`
     from elvsm.msg import Status
-    from elvsm_ros.bag_reader import Bag, Streams
-    from elvsm_ros.bag_tf import Ends
     from elvsm_ros.demo.results import Results
+    from elvsm_ros.recordings.bag_reader import Bag, Streams
+    from elvsm_ros.recordings.bag_tf import Ends
 
 
 def run(options: Options) -> int:
     """Run the demo and return its exit status. What it starts has ended when this returns or raises."""
     # Before rclpy is imported: ament and Fast DDS read the environment once.
     os.environ.update(private_environment(options.domain))
-    from elvsm_ros.bag_reader import BagError
     from elvsm_ros.client import CallFailed
-    from elvsm_ros.parameters import ParameterError
+    from elvsm_ros.parameters.table import ParameterError
+    from elvsm_ros.recordings.bag_reader import BagError
 
     console = Console()
     children: list[Child] = []
@@ -45,11 +45,11 @@ def run(options: Options) -> int:
 
 
 def _run(options: Options, console: Console, children: list[Child]) -> int:
-    from elvsm_ros.bag_reader import Bag, find_streams
-    from elvsm_ros.bag_tf import tf_ends
-    from elvsm_ros.bag_writer import STREAMS
-    from elvsm_ros.live import start_node
-    from elvsm_ros.parameters import Settings
+    from elvsm_ros.parameters.table import Settings
+    from elvsm_ros.recordings.bag_reader import Bag, find_streams
+    from elvsm_ros.recordings.bag_tf import tf_ends
+    from elvsm_ros.recordings.bag_writer import STREAMS
+    from elvsm_ros.tools.node_process import start_node
 
     begin = time.monotonic()
     Settings.from_values(_values(options))  # a bad one is told about before anything is started
@@ -87,7 +87,7 @@ def _watch(
     from elvsm_ros.demo.film import shoot
     from elvsm_ros.demo.view import keep, open_page, start_viewer
     from elvsm_ros.demo.watch import Watch
-    from elvsm_ros.live import NODE_TIMEOUT, clock, start_player
+    from elvsm_ros.tools.node_process import NODE_TIMEOUT, clock, start_player
 
     torch.set_num_threads(1)  # the node needs the cores
     with contextlib.ExitStack() as stack:
@@ -202,7 +202,7 @@ def _values(options: Options) -> dict[str, Any]:
 
 
 def _introduce(console: Console, options: Options, bag: Bag, streams: Streams, ends: Ends | None) -> None:
-    from elvsm_ros.bag_reader import ODOMETRY
+    from elvsm_ros.recordings.bag_reader import ODOMETRY
 
     console.print(f"{bag.path}: {bag.duration:.1f} s", markup=False)
     for topic in (streams.image, streams.camera_info, streams.pose):

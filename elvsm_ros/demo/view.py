@@ -9,7 +9,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from elvsm_ros.processes import Child, ProcessDied
+from elvsm_ros.tools.processes import Child, ProcessDied
 
 PATIENCE = 30.0
 """Seconds that the viewer may take to serve its page."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from elvsm_ros.bag_reader import SECOND
-from elvsm_ros.bag_writer import CameraBagWriter
 from elvsm_ros.conversions import Intrinsics
+from elvsm_ros.recordings.bag_reader import SECOND
+from elvsm_ros.recordings.bag_writer import CameraBagWriter
 
 BATCH = 4
 """Images that a thread draws at once: few, so that drawing can be interrupted."""
@@ -51,7 +51,7 @@ class WalkSettings:
         import training
 
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode())
-        for source in (*sorted(Path(training.__file__).parent.glob("*.py")), Path(__file__)):
+        for source in (*sorted((Path(training.__file__).parent / "procedural").glob("*.py")), Path(__file__)):
             digest.update(source.read_bytes())
         return f"walk_{digest.hexdigest()[:12]}"
 
@@ -70,7 +70,7 @@ def draw_walk(path: Path, settings: WalkSettings, progress: Callable[[int, int],
     """
     import torch
 
-    from training import scenes
+    from training.procedural import scenes
 
     count = settings.frames
     bank = scenes.make_texture_bank(TILES)

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from elvsm_ros.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
-from elvsm_ros.bag_tf import Ends, open_tf
-from elvsm_ros.camera_input import T_body_cam
 from elvsm_ros.client import CallFailed, Client, Reply
 from elvsm_ros.conversions import RGB
 from elvsm_ros.demo.heldout import Thresholds, View, Walked, fit, psnr
 from elvsm_ros.demo.options import Options
 from elvsm_ros.demo.results import HeldOut, Results
-from elvsm_ros.parameters import Settings
-from elvsm_ros.processes import Child
+from elvsm_ros.input.camera_input import T_body_cam
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
+from elvsm_ros.recordings.bag_tf import Ends, open_tf
+from elvsm_ros.tools.processes import Child
 
 TICK = 0.03
 FEW = 4

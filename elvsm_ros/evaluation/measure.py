@@ -16,8 +16,6 @@ import torch
 import elvsm_core as ec
 import elvsm_ros
 from elvsm_core.checkpoint import resolve
-from elvsm_ros.bag_reader import SECOND, BagError
-from elvsm_ros.camera_input import T_body_cam
 from elvsm_ros.client import CallFailed
 from elvsm_ros.conversions import RGB
 from elvsm_ros.engine import Engine
@@ -39,9 +37,11 @@ from elvsm_ros.evaluation.results import (
     Results,
     keyframe_steps,
 )
-from elvsm_ros.intake import Candidate
-from elvsm_ros.parameters import Settings
-from elvsm_ros.processes import ProcessDied
+from elvsm_ros.input.camera_input import T_body_cam
+from elvsm_ros.input.image_intake import Candidate
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_reader import SECOND, BagError
+from elvsm_ros.tools.processes import ProcessDied
 
 GAP = 2.0
 """Seconds without a usable image that are told about."""

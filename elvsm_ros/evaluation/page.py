@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from elvsm_ros import panels
+from elvsm_report import charts
+from elvsm_report import page as report
 from elvsm_ros.conversions import RGB
 from elvsm_ros.evaluation.node_page import NODE_HEAD, NODE_LEAD, node_facts, node_rows, number
 from elvsm_ros.evaluation.results import (
@@ -23,8 +24,7 @@ from elvsm_ros.evaluation.results import (
     HeldOut,
     Results,
 )
-from training.report import charts
-from training.report import page as report
+from elvsm_ros.tools import image_grid
 
 FOLDER = Path(__file__).parent
 SHOWN = 6
@@ -153,7 +153,7 @@ def write_page(path: Path, results: Results, video: Path | None) -> None:
 def pictures(results: Results, height: int = 256) -> Iterator[RGB]:
     """Yield the frames of the side-by-side video: truth, online render, nearest keyframe."""
     for view in results.views:
-        yield panels.row(
+        yield image_grid.row(
             (view.truth, view.pictures[ONLINE, RENDER], view.pictures[ONLINE, NEAREST]),
             (
                 ("ground truth", f"{view.time:.1f} s"),

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from elvsm_core.keyframes import admit
-from elvsm_ros.admission import Admission, Rule
-from elvsm_ros.bag_reader import SECOND, TF, Bag, BagError, Streams, pose_in
-from elvsm_ros.bag_tf import Ends, open_tf
-from elvsm_ros.camera_input import T_body_cam
 from elvsm_ros.conversions import stamp_ns
-from elvsm_ros.intake import Candidate, Intake
-from elvsm_ros.parameters import Settings
-from elvsm_ros.reports import Reports
-from elvsm_ros.tf_buffer import TfBuffer
+from elvsm_ros.input.admission import Admission, Rule
+from elvsm_ros.input.camera_input import T_body_cam
+from elvsm_ros.input.image_intake import Candidate, Intake
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_reader import SECOND, TF, Bag, BagError, Streams, pose_in
+from elvsm_ros.recordings.bag_tf import Ends, open_tf
+from elvsm_ros.recordings.tf_buffer import TfBuffer
 
 NO_PLACE = -1
 """The key of a candidate that was refused."""

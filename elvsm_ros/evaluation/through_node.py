@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 import elvsm_core as ec
-from elvsm_ros.bag_reader import SECOND
 from elvsm_ros.client import Client, Reply
 from elvsm_ros.conversions import RGB, Intrinsics
 from elvsm_ros.engine import make_scene
@@ -25,9 +24,10 @@ from elvsm_ros.evaluation.baselines import mean, psnr
 from elvsm_ros.evaluation.options import Options
 from elvsm_ros.evaluation.replay import Complaints, Source, replay
 from elvsm_ros.evaluation.results import OFFLINE, ONLINE, RENDER, HeldOut, NodeRun
-from elvsm_ros.live import NODE_TIMEOUT, clock, start_node, start_player
-from elvsm_ros.parameters import Settings
-from elvsm_ros.processes import Child, stop
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_reader import SECOND
+from elvsm_ros.tools.node_process import NODE_TIMEOUT, clock, start_node, start_player
+from elvsm_ros.tools.processes import Child, stop
 
 PATIENCE = 1.0
 """Seconds that the node gets to make a keyframe of an image before the frames after it are asked for anyway."""

@@ -14,11 +14,11 @@ from action_msgs.msg import GoalStatus
 from std_msgs.msg import Header
 
 from elvsm.action import RenderTrajectory
+from elvsm_report.video import write_video
 from elvsm_ros import conversions
 from elvsm_ros.conversions import RGB, Intrinsics
 from elvsm_ros.viewer.geometry import Matrix, resample
 from elvsm_ros.viewer.link import Link
-from training.report.video import write_video
 
 FAILED = (GoalStatus.STATUS_ABORTED, GoalStatus.STATUS_CANCELED)
 PATIENCE = 60.0

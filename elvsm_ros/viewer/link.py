@@ -26,7 +26,7 @@ from elvsm.msg import Keyframes, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError, Intrinsics
-from elvsm_ros.spinning import LEAVE, call_later, leaving
+from elvsm_ros.rclpy_support import LEAVE, call_later, leaving
 
 TICK = 0.1
 """Seconds between looks at whether the node is there and calls have ended."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from elvsm_ros.command_line import HelpFormatter, at_least
+from elvsm_ros.tools.command_line import HelpFormatter, at_least
 
 UP = {
     "+x": (1.0, 0.0, 0.0), "-x": (-1.0, 0.0, 0.0), "+y": (0.0, 1.0, 0.0), "-y": (0.0, -1.0, 0.0),

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 from elvsm_ros.conversions import RGB, ConversionError, Intrinsics
-from elvsm_ros.viewer import geometry, words
+from elvsm_ros.viewer import geometry, status_text
 from elvsm_ros.viewer.film import Film, Take
 from elvsm_ros.viewer.link import Link
 from elvsm_ros.viewer.node_panel import NodePanel
@@ -141,7 +141,7 @@ class Page:
         self._client.camera.fov = math.radians(self._fov.value)
         while self._times and now - self._times[0] > RATE_WINDOW:
             self._times.popleft()
-        self._set(self._state, words.state(self._link.name, self._link.connected, self._link.status))
+        self._set(self._state, status_text.state(self._link.name, self._link.connected, self._link.status))
         rate = len(self._times) / RATE_WINDOW
         status = self._link.status
         if status is not None and status.last_error != self._said:
@@ -151,7 +151,7 @@ class Page:
         news = self._said or "" if now - self._said_at < NEWS else ""
         self._set(
             self._numbers,
-            words.numbers(self._shown_row(), rate, self._complaint, status, news, self._link.memory),
+            status_text.numbers(self._shown_row(), rate, self._complaint, status, news, self._link.memory),
         )
         self._node.tick()
 
@@ -218,7 +218,9 @@ class Page:
 
     def _build(self) -> None:
         gui = self._client.gui
-        self._state = gui.add_markdown(words.state(self._link.name, self._link.connected, self._link.status))
+        self._state = gui.add_markdown(
+            status_text.state(self._link.name, self._link.connected, self._link.status)
+        )
         self._numbers = gui.add_markdown("")
         with gui.add_folder("View"):
             self._show = gui.add_checkbox("Rendered picture", True)

@@ -3,15 +3,15 @@ import json
 import pytest
 
 import elvsm_core as ec
-from elvsm_core import benchmark
+from elvsm_core.benchmark import command
 
 
 def test_operations_are_counted_as_for_the_published_model():
     """242 GFLOP to insert; per target 203 linear, 38.7 self-attention and 38.7 for every view."""
     config = ec.PRESETS["efficient-lvsm"]
-    linear, attended = benchmark.flops(config, (256, 256), 0, 0, 1)
+    linear, attended = command.flops(config, (256, 256), 0, 0, 1)
     assert (linear + attended) / 1e9 == pytest.approx(242, abs=1)
-    linear, attended = benchmark.flops(config, (256, 256), 8, 1, 0)
+    linear, attended = command.flops(config, (256, 256), 8, 1, 0)
     assert linear / 1e9 == pytest.approx(203, abs=1.5)
     assert attended / 1e9 == pytest.approx(38.7 * 9, rel=0.01)
 
@@ -23,7 +23,7 @@ def test_command_line_writes_what_it_measured(tiny_model, tmp_path, capsys):
     arguments += ["--size", "32", "32", "--size", "16", "40"]
     files = [str(tmp_path / name) for name in ("b.json", "b.csv", "b.svg")]
     arguments += ["--json", files[0], "--csv", files[1], "--plot", files[2]]
-    assert benchmark.main(arguments) == 0
+    assert command.main(arguments) == 0
     result = json.loads((tmp_path / "b.json").read_text())
     rows = result["rows"]
     assert [(row["what"], row["views"]) for row in rows[:9]] == [

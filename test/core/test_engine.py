@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import elvsm_core as ec
+from elvsm_core.cuda.engine_fused import FusedEngine
+from elvsm_core.cuda.fused import Tuning
 from elvsm_core.engine import batches
-from elvsm_core.engine_fused import FusedEngine
-from elvsm_core.fused import Tuning
 
 KINDS = [("cpu", torch.float32, 2e-6)]
 if torch.cuda.is_available():

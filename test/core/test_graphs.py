@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from elvsm_core import ops
-from elvsm_core.graphs import Graphs, Inputs, Lane
+from elvsm_core.cuda import ops
+from elvsm_core.cuda.graphs import Graphs, Inputs, Lane
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import elvsm_core as ec
-from elvsm_core import ops
+from elvsm_core.cuda import ops
 from elvsm_core.model import RMSNorm
 
 if os.environ.get("TRITON_INTERPRET"):
@@ -189,7 +189,7 @@ def test_gelu_is_exact(provider, dtype):
 
 
 def test_without_triton_everything_works_and_a_warning_says_why(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "elvsm_core.kernels", None)
+    monkeypatch.setitem(sys.modules, "elvsm_core.cuda.kernels", None)
     monkeypatch.delattr(ec, "kernels", raising=False)
     ops._triton.cache_clear()
     try:

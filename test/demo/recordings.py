@@ -14,8 +14,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from std_msgs.msg import Header
 
-from elvsm_ros.bag_writer import CameraBagWriter
 from elvsm_ros.conversions import Intrinsics, camera_info, matrix_to_pose, rgb_to_compressed, rgb_to_image
+from elvsm_ros.recordings.bag_writer import CameraBagWriter
 
 CAMERA = Intrinsics(30.0, 31.0, 15.5, 12.25, 32, 24)
 SECOND = 1_000_000_000

@@ -11,9 +11,9 @@ from recordings import CAMERA, SECOND, message, picture, pose, write_topics, wri
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_typestore
 
-from elvsm_ros.bag_reader import Bag, BagError, Frame, PosedFrames, find_streams
-from elvsm_ros.bag_writer import STREAMS, CameraBagWriter
 from elvsm_ros.conversions import stamp_ns
+from elvsm_ros.recordings.bag_reader import Bag, BagError, Frame, PosedFrames, find_streams
+from elvsm_ros.recordings.bag_writer import STREAMS, CameraBagWriter
 
 COMPRESSED, RAW = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
 INFO, POSE, ODOM = "sensor_msgs/msg/CameraInfo", "geometry_msgs/msg/PoseStamped", "nav_msgs/msg/Odometry"

@@ -9,9 +9,9 @@ import pytest
 from recordings import CAMERA, SECOND, picture
 from std_msgs.msg import Header
 
-from elvsm_ros.bag_reader import Frame
 from elvsm_ros.conversions import rgb_to_image
 from elvsm_ros.demo.heldout import Thresholds, Walked, fit, psnr
+from elvsm_ros.recordings.bag_reader import Frame
 
 RATE = 10
 NONE = np.zeros((0, 4, 4))

@@ -11,9 +11,9 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo
 
-from elvsm_ros import live
-from elvsm_ros.bag_reader import CAMERA_INFO, COMPRESSED, ODOMETRY, POSE, RAW, TF, Streams, Topic
-from elvsm_ros.bag_tf import POSE_TOPIC, Ends
+from elvsm_ros.recordings.bag_reader import CAMERA_INFO, COMPRESSED, ODOMETRY, POSE, RAW, TF, Streams, Topic
+from elvsm_ros.recordings.bag_tf import POSE_TOPIC, Ends
+from elvsm_ros.tools import node_process
 
 
 def streams(image: str = RAW, pose: str = POSE, infos: int = 10) -> Streams:
@@ -27,7 +27,9 @@ def streams(image: str = RAW, pose: str = POSE, infos: int = 10) -> Streams:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Return the commands of the processes that would have been started."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(live, "Child", lambda name, command, environment, log: commands.append(command))
+    monkeypatch.setattr(
+        node_process, "Child", lambda name, command, environment, log: commands.append(command)
+    )
     return commands
 
 
@@ -48,7 +50,7 @@ def after(command: list[str], option: str, count: int = 1) -> list[str]:
 def test_the_clock_is_a_topic_with_small_messages_that_come_often(
     pose: str, infos: int, expected: tuple[str, Any]
 ) -> None:
-    assert live.clock(streams(pose=pose, infos=infos)) == expected
+    assert node_process.clock(streams(pose=pose, infos=infos)) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_the_node_reads_the_recordings_topics(
     image: str, pose: str, renamed: list[str], parameters: tuple[str, str], started: Any, tmp_path: Path
 ) -> None:
     values = {"model": "demo", "body_to_camera": (0.0,) * 6 + (1.0,), "keyframe_distance": 0.3}
-    live.start_node(streams(image, pose), values, tmp_path, [])
+    node_process.start_node(streams(image, pose), values, tmp_path, [])
     command = started[0]
     for name in [*renamed, "camera_info:=/c/info"]:
         assert name in command
@@ -71,7 +73,7 @@ def test_the_node_reads_the_recordings_topics(
     assert (told["image_transport"], told["pose_source"]) == parameters
     assert told["keyframe_distance"] == 0.3 and told["body_to_camera"][-1] == 1.0
     assert told["sync_timeout"] == 1.0
-    live.start_node(streams(image, pose), {**values, "sync_timeout": 2.0}, tmp_path, [], rate=0.25)
+    node_process.start_node(streams(image, pose), {**values, "sync_timeout": 2.0}, tmp_path, [], rate=0.25)
     assert "sync_timeout: 8.0" in (tmp_path / "node.yaml").read_text()
     assert after(command, "--params-file") == [str(tmp_path / "node.yaml")]
 
@@ -80,8 +82,8 @@ def test_the_player_waits_for_all_who_listen(started: Any, tmp_path: Path) -> No
     class Bag:
         path = tmp_path / "bag"
 
-    live.start_player(Bag(), streams(), None, tmp_path, [], rate=0.5, seconds=3.0)  # type: ignore[arg-type]
-    live.start_player(Bag(), streams(pose=TF, infos=1), Ends("map", "cam"), tmp_path, [], 1.0)  # type: ignore[arg-type]
+    node_process.start_player(Bag(), streams(), None, tmp_path, [], rate=0.5, seconds=3.0)  # type: ignore[arg-type]
+    node_process.start_player(Bag(), streams(pose=TF, infos=1), Ends("map", "cam"), tmp_path, [], 1.0)  # type: ignore[arg-type]
     plain, tf = started
     assert after(plain, "--listeners", 3) == ["/c/image=1", "/c/info=2", "/where=1"]
     assert after(plain, "--rate") == ["0.5"] and after(plain, "--seconds") == ["3.0"]

@@ -19,9 +19,9 @@ from rclpy.executors import SingleThreadedExecutor
 from recordings import write_walk
 from sensor_msgs.msg import CompressedImage
 
-from elvsm_ros.bag_player import main
-from elvsm_ros.bag_reader import Bag
-from elvsm_ros.bag_writer import STREAMS
+from elvsm_ros.recordings.bag_player import main
+from elvsm_ros.recordings.bag_reader import Bag
+from elvsm_ros.recordings.bag_writer import STREAMS
 
 TYPES = {STREAMS.image.name: CompressedImage, STREAMS.pose.name: PoseStamped}
 
@@ -49,7 +49,7 @@ def listener() -> Iterator[Callable[[], dict[str, list[Any]]]]:
 
 
 def player(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "elvsm_ros.bag_player", *map(str, arguments)]
+    command = [sys.executable, "-m", "elvsm_ros.recordings.bag_player", *map(str, arguments)]
     return subprocess.Popen(
         command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

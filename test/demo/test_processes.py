@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from elvsm_ros import processes
-from elvsm_ros.processes import Child, ProcessDied, free_domain, private_environment, stop
+from elvsm_ros.tools import processes
+from elvsm_ros.tools.processes import Child, ProcessDied, free_domain, private_environment, stop
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -95,7 +95,7 @@ def test_an_end_in_good_order_is_no_death(tmp_path: Path) -> None:
 def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys, time\n"
-        "from elvsm_ros.processes import Child\n"
+        "from elvsm_ros.tools.processes import Child\n"
         f"child = Child('c', [sys.executable, '-c', 'import time; time.sleep(60)'], os.environ, "
         f"pathlib.Path({str(tmp_path / 'c.log')!r}))\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"

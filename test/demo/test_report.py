@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from recordings import picture, pose
 
+from elvsm_report import charts
+from elvsm_report import page as report
+from elvsm_report.video import write_video
 from elvsm_ros.demo.page import rows, write_page, write_picture
 from elvsm_ros.demo.results import HeldOut, Results, samples
-from training.report import charts
-from training.report import page as report
-from training.report.video import write_video
 
 
 def held_out(k: int, render: float = 21.0, nearest: float = 17.0) -> HeldOut:

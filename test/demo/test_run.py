@@ -100,7 +100,9 @@ def test_renders_beat_the_nearest_keyframe(out: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything(out: Path, blind_model: Path, number: int) -> None:
     process = start(out, "--seconds", SECONDS, "--model", blind_model)
-    wait_for(lambda: find(process, "elvsm_ros.node") and find(process, "elvsm_ros.bag_player"), process)
+    wait_for(
+        lambda: find(process, "elvsm_ros.node") and find(process, "elvsm_ros.recordings.bag_player"), process
+    )
     started = descendants(process.pid)
     process.send_signal(number)
     output = finish(process, timeout=20)
@@ -146,7 +148,7 @@ sys.exit(elvsm_ros.demo.main([]))
 
 def test_the_nodes_death_is_noticed(out: Path, blind_model: Path) -> None:
     process = start(out, "--seconds", SECONDS, "--model", blind_model)
-    wait_for(lambda: find(process, "elvsm_ros.bag_player"), process)
+    wait_for(lambda: find(process, "elvsm_ros.recordings.bag_player"), process)
     started = descendants(process.pid)
     node = find(process, "elvsm_ros.node")
     assert node is not None

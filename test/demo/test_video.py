@@ -8,8 +8,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from elvsm_ros.panels import row
-from training.report.video import write_video
+from elvsm_report.video import write_video
+from elvsm_ros.tools.image_grid import row
 
 
 def frames(count: int) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ COMMAND = re.compile(
     r"(?:-m (?P<module>(?:elvsm_core|elvsm_ros|training)[\w.]*)|python (?P<file>\w+/\w+\.py)"
     rf"|(?:(?<=bin/)|(?<![\w/.-]))(?P<script>{'|'.join(SCRIPTS)})(?![\w/.:]))(?P<rest>[^`|#\n]*)"
 )
-WITHOUT_OPTIONS = {"elvsm_node", "elvsm_ros.parameter_page", "elvsm_ros.parameter_yaml"}
+WITHOUT_OPTIONS = {"elvsm_node", "elvsm_ros.parameters.page", "elvsm_ros.parameters.yaml_file"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 

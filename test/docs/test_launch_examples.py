@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
-from elvsm_ros.parameters import Settings
+from elvsm_ros.parameters.table import Settings
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "launch" / "examples").glob("*.launch.py"))
 MODULES = {

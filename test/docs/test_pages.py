@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
-from elvsm_ros import parameter_page, parameters
+from elvsm_ros.parameters import page as parameter_page
+from elvsm_ros.parameters import table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "elvsm_core/weights/MODEL_CARD.md"]
@@ -24,12 +25,12 @@ def page(request: pytest.FixtureRequest) -> Path:
 
 def test_the_page_of_parameters_is_in_step(repository: Path) -> None:
     text = (repository / "docs" / "parameters.md").read_text()
-    assert text == parameter_page.page(), "run: python -m elvsm_ros.parameter_page > docs/parameters.md"
+    assert text == parameter_page.page(), "run: python -m elvsm_ros.parameters.page > docs/parameters.md"
 
 
 def test_every_parameter_has_a_line(repository: Path) -> None:
     named = re.findall(r"^\| `(\w+)`", (repository / "docs" / "parameters.md").read_text(), re.M)
-    assert named == [row.name for row in parameters.table()]
+    assert named == [row.name for row in table.table()]
 
 
 def test_links_lead_somewhere(page: Path) -> None:
@@ -51,7 +52,7 @@ def headings(page: Path) -> set[str]:
 
 def test_parameters_that_are_named_exist(page: Path) -> None:
     """Names in code style that look like `name: value` or `-p name:=value` are parameters of the node."""
-    known = {row.name for row in parameters.table()} | {"use_sim_time"}
+    known = {row.name for row in table.table()} | {"use_sim_time"}
     named = set(re.findall(r"-p (\w+):=", page.read_text()))
     named |= set(re.findall(r"`(\w+): [^`]*`", page.read_text()))
     assert not named - known

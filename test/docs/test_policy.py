@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from elvsm_ros.parameters import Settings
+from elvsm_ros.parameters.table import Settings
 
 Rules = dict[tuple[str, str], set[str]]
 """(kind, permission) -> full names."""

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import elvsm_core as ec
-from elvsm_ros.bag_writer import CameraBagWriter
 from elvsm_ros.conversions import Intrinsics
+from elvsm_ros.recordings.bag_writer import CameraBagWriter
 
 CAMERA = Intrinsics(40.0, 42.0, 23.0, 17.0, 48, 32)
 SECOND = 1_000_000_000

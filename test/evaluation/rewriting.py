@@ -18,8 +18,8 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from elvsm_ros.bag_reader import TF
 from elvsm_ros.conversions import image_to_rgb, matrix_to_pose, rgb_to_compressed, stamp_of
+from elvsm_ros.recordings.bag_reader import TF
 
 STORE = get_typestore(Stores.ROS2_KILTED)
 

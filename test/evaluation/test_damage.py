@@ -18,9 +18,9 @@ from rewriting import copied
 from rosbags.rosbag2 import CompressionMode, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from elvsm_ros.bag_reader import Bag, BagError
-from elvsm_ros.evaluate_bag import main
+from elvsm_ros.evaluation.evaluate_bag import main
 from elvsm_ros.evaluation.journal import NO_PICTURE, Journal, Record, code
+from elvsm_ros.recordings.bag_reader import Bag, BagError
 
 QUICK = ("--lpips", "no", "--no-video", "--device", "cpu")
 
@@ -130,7 +130,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(
     long_bag: Path, blind_model: Path, tmp_path: Path, capsys
 ) -> None:
     out, more = tmp_path / "out", ("--sweep", "1,2,3,4", "--frames", "30")
-    command = [sys.executable, "-m", "elvsm_ros.evaluate_bag", "--bag", str(long_bag), "--model"]
+    command = [sys.executable, "-m", "elvsm_ros.evaluation.evaluate_bag", "--bag", str(long_bag), "--model"]
     command += [str(blind_model), "--out", str(out), *QUICK, *more]
     found = 0
     for number, expected in ((signal.SIGKILL, -9), (signal.SIGTERM, 2)):

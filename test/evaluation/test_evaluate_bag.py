@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from far_away import write_turning
 
-from elvsm_ros.bag_reader import Bag, BagError
-from elvsm_ros.evaluate_bag import main
 from elvsm_ros.evaluation.convention import T_BODY_OPTICAL
+from elvsm_ros.evaluation.evaluate_bag import main
+from elvsm_ros.recordings.bag_reader import Bag, BagError
 
 QUICK = ("--lpips", "no", "--no-video", "--device", "cpu")
 

@@ -22,16 +22,16 @@ from rewriting import (
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 import elvsm_core as ec
-from elvsm_ros.bag_reader import Bag, BagError, PosedFrames, find_streams
-from elvsm_ros.bag_tf import open_tf, tf_ends
-from elvsm_ros.evaluate_bag import main
 from elvsm_ros.evaluation.baselines import psnr
+from elvsm_ros.evaluation.evaluate_bag import main
 from elvsm_ros.evaluation.measure import Evaluation
 from elvsm_ros.evaluation.options import parse
 from elvsm_ros.evaluation.replay import Source
-from elvsm_ros.parameters import Settings
-from elvsm_ros.pose_source import PoseError
-from elvsm_ros.tf_buffer import TfBuffer
+from elvsm_ros.input.pose_source import PoseError
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_reader import Bag, BagError, PosedFrames, find_streams
+from elvsm_ros.recordings.bag_tf import open_tf, tf_ends
+from elvsm_ros.recordings.tf_buffer import TfBuffer
 
 SECOND = 1_000_000_000
 QUICK = ("--lpips", "no", "--no-video", "--device", "cpu")

@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 from benchmarks.long_recording import write_laps
-from elvsm_ros.evaluate_bag import main
+from elvsm_ros.evaluation.evaluate_bag import main
 
 
 def peak() -> float:

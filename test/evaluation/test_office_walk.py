@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import elvsm_core as ec
-from elvsm_ros.bag_reader import Bag, PosedFrames, find_streams
-from elvsm_ros.evaluate_bag import main
 from elvsm_ros.evaluation.convention import ConventionCheck
+from elvsm_ros.evaluation.evaluate_bag import main
+from elvsm_ros.recordings.bag_reader import Bag, PosedFrames, find_streams
 
 
 def test_online_renders_beat_the_nearest_keyframe_and_its_rotation(office_bag: Path, tmp_path: Path) -> None:

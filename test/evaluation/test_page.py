@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from elvsm_ros.evaluate_bag import main
+from elvsm_ros.evaluation.evaluate_bag import main
 
 
 def test_the_table_of_frames_sorts_by_what_is_clicked(

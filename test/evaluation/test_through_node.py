@@ -11,8 +11,7 @@ import pytest
 from rewriting import with_tf
 
 import elvsm_core as ec
-from elvsm_ros import evaluate_bag
-from elvsm_ros.bag_reader import Bag, find_streams
+from elvsm_ros.evaluation import evaluate_bag
 from elvsm_ros.evaluation.baselines import psnr
 from elvsm_ros.evaluation.measure import Evaluation
 from elvsm_ros.evaluation.node_page import node_facts, node_rows
@@ -20,13 +19,22 @@ from elvsm_ros.evaluation.options import parse
 from elvsm_ros.evaluation.replay import Source
 from elvsm_ros.evaluation.results import OFFLINE, ONLINE, NodeRun
 from elvsm_ros.evaluation.through_node import HERE, NODE, SAME, Asked, NodeCheck
-from elvsm_ros.parameters import Settings
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_reader import Bag, find_streams
 
 
 def test_the_node_gives_what_the_replay_gives(turning_bag: Path, blind_model: Path, tmp_path: Path) -> None:
     """Over DDS, with TF for poses: the same keyframes, so the same renders, and nothing is lost."""
     bag = with_tf(turning_bag, tmp_path / "bag")
-    command = [sys.executable, "-m", "elvsm_ros.evaluate_bag", "--bag", str(bag), "--model", str(blind_model)]
+    command = [
+        sys.executable,
+        "-m",
+        "elvsm_ros.evaluation.evaluate_bag",
+        "--bag",
+        str(bag),
+        "--model",
+        str(blind_model),
+    ]
     command += ["--out", str(tmp_path / "out"), "--lpips", "no", "--no-video", "--device", "cpu"]
     command += ["--through-node", "--rate", "0.5"]
     done = subprocess.run(
@@ -55,7 +63,7 @@ def test_a_dead_node_leaves_the_rest_of_the_results(
     turning_bag: Path, blind_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     from elvsm_ros.evaluation import through_node
-    from elvsm_ros.processes import ProcessDied
+    from elvsm_ros.tools.processes import ProcessDied
 
     def die(*_: object) -> None:
         raise ProcessDied("elvsm_node ended with status -9")

@@ -40,7 +40,7 @@ def modules() -> Callable[[Path], set[str]]:
     def listing(root: Path) -> set[str]:
         return {
             str(path.relative_to(root))
-            for package in ("elvsm_core", "elvsm_ros", "training")
+            for package in ("elvsm_core", "elvsm_report", "elvsm_ros", "training")
             for path in (root / package).rglob("*")
             if path.is_file() and path.suffix not in {".pyc", ".pyo"}
         }

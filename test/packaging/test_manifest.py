@@ -22,7 +22,7 @@ tomllib = pytest.importorskip(
     reason="needs tomli on Python 3.10: pip install tomli",
 )
 
-OWN = {"elvsm", "elvsm_core", "elvsm_ros", "training"}
+OWN = {"elvsm", "elvsm_core", "elvsm_report", "elvsm_ros", "training"}
 # Python module: the package.xml dependency or the PyPI package that brings it, where the names differ.
 ROS_NAMES = {
     "PIL": "python3-pil",
@@ -117,7 +117,7 @@ def test_cmake_builds_every_interface_and_installs_every_executable(
 
 
 def test_the_core_imports_what_pip_installs_without_extras(repository: Path, project: dict) -> None:
-    # Triton comes with PyTorch's builds for CUDA, and elvsm_core.ops does without where it is missing.
+    # Triton comes with PyTorch's builds for CUDA, and elvsm_core.cuda.ops does without where it is missing.
     available = requirements(project) | {"triton"}
     for module, file in imported(repository / "elvsm_core").items():
         assert PYPI_NAMES.get(module, module).lower() in available, f"{file} imports {module}"
@@ -139,7 +139,8 @@ def test_the_node_imports_what_package_xml_or_pip_installs(repository: Path, pac
 
 def test_the_core_stays_below_the_node_and_the_training(repository: Path) -> None:
     for folder, above in {
-        "elvsm_core": ("elvsm_ros", "training", "rclpy"),
+        "elvsm_core": ("elvsm_report", "elvsm_ros", "training", "rclpy"),
+        "elvsm_report": ("elvsm_core", "elvsm_ros", "training", "torch", "rclpy"),
         "training": ("elvsm_ros", "rclpy"),
     }.items():
         for path in (repository / folder).rglob("*.py"):

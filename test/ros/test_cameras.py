@@ -14,9 +14,9 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.intake import Candidate, Intake
-from elvsm_ros.parameters import ParameterError, Settings
-from elvsm_ros.reports import Reports
+from elvsm_ros.input.image_intake import Candidate, Intake
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import ParameterError, Settings
 
 SECOND = 10**9
 FRONT = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]

@@ -11,10 +11,10 @@ from rig import CAMERA, START, NodeProcess, Peer, header, picture, pixels, pose_
 
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.intake import Candidate, Intake
-from elvsm_ros.parameters import Settings
-from elvsm_ros.reports import Reports
-from elvsm_ros.timeline import SECOND, Timeline
+from elvsm_ros.input.clock_jumps import SECOND, Timeline
+from elvsm_ros.input.image_intake import Candidate, Intake
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import Settings
 
 
 def orders(timeline: Timeline, stream: str, seconds: list[float]) -> str:

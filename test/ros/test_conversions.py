@@ -297,7 +297,7 @@ def test_the_packages_of_a_ros_installation_are_used_where_they_are(
     monkeypatch.setitem(sys.modules, "cv_bridge", bridge)
     monkeypatch.setitem(sys.modules, "tf_transformations", transformations)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
-    monkeypatch.delitem(sys.modules, "elvsm_ros.provider_ros", raising=False)
+    monkeypatch.delitem(sys.modules, "elvsm_ros.providers.ros", raising=False)
     conversions.provider.cache_clear()
     try:
         assert conversions.provider().name == "cv_bridge and tf_transformations"
@@ -307,4 +307,4 @@ def test_the_packages_of_a_ros_installation_are_used_where_they_are(
         np.testing.assert_array_equal(conversions.image_to_rgb(image(bgr, "bgr8", 2, 2)), COLOURS)
     finally:
         conversions.provider.cache_clear()
-        sys.modules.pop("elvsm_ros.provider_ros", None)
+        sys.modules.pop("elvsm_ros.providers.ros", None)

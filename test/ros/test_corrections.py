@@ -14,12 +14,13 @@ from rig import CAMERA, NodeProcess, Peer, camera_at, header, picture, pixels, p
 import elvsm_core as ec
 from elvsm.msg import Keyframes, PoseUpdates
 from elvsm_core.keyframes import admit
-from elvsm_ros import conversions, corrections
-from elvsm_ros.admission import Admission, Rule
+from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.engine import Engine
-from elvsm_ros.intake import Candidate
-from elvsm_ros.parameters import Settings
+from elvsm_ros.input.admission import Admission, Rule
+from elvsm_ros.input.image_intake import Candidate
+from elvsm_ros.keyframes import corrections
+from elvsm_ros.parameters.table import Settings
 
 T_NEW_OLD = pose_at(3.0, 0.4, 1.0)
 

@@ -13,9 +13,10 @@ from lifecycle_msgs.msg import Transition
 from rig import NodeProcess, Peer, change, header, picture, pose_at, set_parameters, wait_until
 from std_srvs.srv import SetBool
 
-from elvsm_ros import conversions, health
-from elvsm_ros.diagnostics import Diagnostics, Limits, Snapshot, assess
-from elvsm_ros.reports import Reports
+from elvsm_ros import conversions
+from elvsm_ros.monitoring import health
+from elvsm_ros.monitoring.diagnostics import Diagnostics, Limits, Snapshot, assess
+from elvsm_ros.monitoring.fault_log import Reports
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 LIMITS = Limits(silence=5.0, latency=500.0)

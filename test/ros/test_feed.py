@@ -15,13 +15,14 @@ from rig import CAMERA, header, picture, pose_at
 from sensor_msgs.msg import CameraInfo
 
 from elvsm_core.keyframes import admit
-from elvsm_ros import conversions, requests
-from elvsm_ros.corrections import Correction
+from elvsm_ros import conversions
 from elvsm_ros.engine import Engine
-from elvsm_ros.feed import KeyframeFeed
-from elvsm_ros.intake import Intake
-from elvsm_ros.parameters import Settings
-from elvsm_ros.reports import Reports
+from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.keyframes.corrections import Correction
+from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.rendering import requests
 from elvsm_ros.worker import Worker
 
 PATIENCE = 20

@@ -12,9 +12,9 @@ from sensor_msgs.msg import CameraInfo
 
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.intake import Intake
-from elvsm_ros.parameters import Settings
-from elvsm_ros.reports import Reports
+from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import Settings
 
 SECOND = 1_000_000_000
 

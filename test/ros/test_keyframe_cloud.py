@@ -12,8 +12,9 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from elvsm.msg import Keyframes
-from elvsm_ros import conversions, keyframe_topics
-from elvsm_ros.keyframe_topics import KeyframeTopics
+from elvsm_ros import conversions
+from elvsm_ros.keyframes import keyframe_topics
+from elvsm_ros.keyframes.keyframe_topics import KeyframeTopics
 
 POSES = {3: conversions.matrix_to_pose(pose_at(1.5, y=-2.0)), 7: conversions.matrix_to_pose(pose_at(-0.25))}
 COLOURS = {3: (255, 0, 16), 7: (1, 2, 3)}
@@ -52,12 +53,12 @@ def test_the_package_of_a_ros_installation_gets_what_it_needs(monkeypatch: pytes
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     sys.modules["cv_bridge"].CvBridge = object  # type: ignore[attr-defined]
     sys.modules["sensor_msgs_py"].point_cloud2 = SimpleNamespace(create_cloud=create_cloud)  # type: ignore[attr-defined]
-    monkeypatch.delitem(sys.modules, "elvsm_ros.provider_ros", raising=False)
-    from elvsm_ros.provider_ros import RosProvider
+    monkeypatch.delitem(sys.modules, "elvsm_ros.providers.ros", raising=False)
+    from elvsm_ros.providers.ros import RosProvider
 
     monkeypatch.setattr(conversions, "provider", RosProvider)
     check(conversions.cloud(keyframe_topics.points(POSES, COLOURS), header(5, "map")))
-    sys.modules.pop("elvsm_ros.provider_ros", None)
+    sys.modules.pop("elvsm_ros.providers.ros", None)
 
 
 def test_the_mean_colour_of_an_image() -> None:

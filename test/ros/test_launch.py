@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from launch_stand_ins import Kept, described, load
 
-from elvsm_ros import parameters
+from elvsm_ros.parameters import table
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_arguments_arrive(launch_file: dict[str, Any]) -> None:
         "model": "m.pt", "device": "cpu", "image_transport": "compressed", "pose_source": "odom",
         "use_sim_time": True,
     }  # fmt: skip
-    known = {row.name: row for row in parameters.table()}
+    known = {row.name: row for row in table.table()}
     for name, value in node.parameters[1].items():
         if name != "use_sim_time":
             known[name].check(value)

@@ -11,10 +11,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rig import NodeProcess, Peer, header, picture, pose_at, set_parameters, wait_until
 
 from elvsm_core.keyframes import admit
-from elvsm_ros import conversions, parameters, qos
-from elvsm_ros.intake import Intake
-from elvsm_ros.parameters import Row, Settings
-from elvsm_ros.reports import Reports
+from elvsm_ros import conversions, qos
+from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters import table
+from elvsm_ros.parameters.table import Row, Settings
 from elvsm_ros.worker import BusyError, Worker
 
 
@@ -36,7 +37,7 @@ def test_every_parameter_changes_or_says_why_not(shared: tuple[NodeProcess, Peer
     """The table tells which; a live one takes what is good, refuses what is not, and can be put back."""
     peer = shared[1]
     live = 0
-    for row in parameters.table():
+    for row in table.table():
         value = other_value(row)
         reasons = set_parameters(peer, {row.name: value})
         if row.at_start:

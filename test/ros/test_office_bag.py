@@ -17,7 +17,7 @@ from rig import NodeProcess, Peer, pixels, wait_until
 import elvsm_core as ec
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
-from elvsm_ros.bag_reader import Bag, PosedFrames, find_streams
+from elvsm_ros.recordings.bag_reader import Bag, PosedFrames, find_streams
 
 TOPICS = ("/camera/image_raw/compressed", "/camera/camera_info", "/camera/pose")
 EVERY = 4
@@ -58,7 +58,14 @@ def walk(office_bag: Path, small_model: Path) -> Iterator[Walk]:
         with Bag(office_bag) as bag:
             frames = list(PosedFrames(bag, find_streams(bag)))
         walk = Walk(node, peer, demo_weights(), frames)
-        command = [sys.executable, "-m", "elvsm_ros.bag_player", str(office_bag), "--topics", *TOPICS]
+        command = [
+            sys.executable,
+            "-m",
+            "elvsm_ros.recordings.bag_player",
+            str(office_bag),
+            "--topics",
+            *TOPICS,
+        ]
         # What is sent before the node has heard of the player is lost, which may be seconds.
         command += ["--wait", "30", "--listeners", *(f"{topic}=1" for topic in TOPICS)]
         player = subprocess.Popen(command)

@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elvsm_ros import parameters
-from elvsm_ros.parameter_yaml import yaml_text
-from elvsm_ros.parameters import ParameterError, Settings
+from elvsm_ros.parameters import table
+from elvsm_ros.parameters.table import ParameterError, Settings
+from elvsm_ros.parameters.yaml_file import yaml_text
 
 
 def test_the_yaml_file_is_in_step(repository: Path) -> None:
     text = (repository / "config" / "elvsm.yaml").read_text()
-    assert text == yaml_text(), "run: python -m elvsm_ros.parameter_yaml > config/elvsm.yaml"
+    assert text == yaml_text(), "run: python -m elvsm_ros.parameters.yaml_file > config/elvsm.yaml"
 
 
 def test_the_yaml_file_says_the_defaults(repository: Path) -> None:
     values = yaml.safe_load((repository / "config" / "elvsm.yaml").read_text())["/**"]["ros__parameters"]
-    assert list(values) == [row.name for row in parameters.table()]
+    assert list(values) == [row.name for row in table.table()]
     # ROS distinguishes 1 from 1.0, and would refuse the file.
-    for row in parameters.table():
+    for row in table.table():
         value = values[row.name]
         assert type(value) is (list if isinstance(row.default, tuple) else type(row.default))
     assert Settings.from_values(values) == Settings()
 
 
-@pytest.mark.parametrize("row", parameters.table(), ids=lambda row: row.name)
-def test_every_parameter_is_described_and_bounded(row: parameters.Row) -> None:
+@pytest.mark.parametrize("row", table.table(), ids=lambda row: row.name)
+def test_every_parameter_is_described_and_bounded(row: table.Row) -> None:
     assert row.description.endswith(".") and len(row.description) > 15
     descriptor = row.descriptor()
     assert descriptor.description == row.description
@@ -70,11 +70,11 @@ def test_bad_values_are_refused(values: dict, text: str) -> None:
 
 
 def test_mistyped_overrides_are_refused_and_those_of_other_nodes_are_not() -> None:
-    parameters.check_names(
+    table.check_names(
         ["use_sim_time", "qos_overrides./image.subscription.depth", "keyframe_angle", "frequency"]
     )
     with pytest.raises(ParameterError, match="'keyframe_distance' perhaps"):
-        parameters.check_names(["keyframe_angle", "keyframe_distence"])
+        table.check_names(["keyframe_angle", "keyframe_distence"])
 
 
 def test_settings_do_not_change() -> None:
@@ -85,6 +85,6 @@ def test_settings_do_not_change() -> None:
 
 
 def test_only_live_parameters_change_at_run_time() -> None:
-    parameters.refuse_frozen(["keyframe_distance", "max_views"])
+    table.refuse_frozen(["keyframe_distance", "max_views"])
     with pytest.raises(ParameterError, match="capacity is read when the node is configured"):
-        parameters.refuse_frozen(["max_views", "capacity"])
+        table.refuse_frozen(["max_views", "capacity"])

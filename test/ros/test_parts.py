@@ -16,10 +16,10 @@ from rig import PATIENCE, pose_at, wait_until
 from std_srvs.srv import Trigger
 
 from elvsm_core.keyframes import admit
-from elvsm_ros.admission import SECOND, Admission, Rule
-from elvsm_ros.reports import KNOWN_LIMIT, Reports
-from elvsm_ros.spinning import answer_by_future
-from elvsm_ros.stats import Window
+from elvsm_ros.input.admission import SECOND, Admission, Rule
+from elvsm_ros.monitoring.fault_log import KNOWN_LIMIT, Reports
+from elvsm_ros.monitoring.stats import Window
+from elvsm_ros.rclpy_support import answer_by_future
 
 RULE = Rule(distance=0.2, angle=math.radians(15), rate=0.0)
 
@@ -130,7 +130,7 @@ def test_a_process_that_gets_stuck_while_leaving_ends(seconds: int, status: int)
     """Stuck as Fast DDS is: in a library, with Python's lock in its hands."""
     code = f"""
 import ctypes
-from elvsm_ros.spinning import leaving
+from elvsm_ros.rclpy_support import leaving
 with leaving(0.5):
     ctypes.PyDLL(None).sleep({seconds})
 ctypes.CDLL(None).sleep(1)

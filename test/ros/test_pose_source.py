@@ -7,8 +7,8 @@ import pytest
 from rig import pose_at
 from scipy.spatial.transform import Rotation
 
-from elvsm_ros.pose_source import SECOND, PoseBuffer, PoseError
-from elvsm_ros.sync import ImageSync
+from elvsm_ros.input.pose_source import SECOND, PoseBuffer, PoseError
+from elvsm_ros.input.sync import ImageSync
 
 NONE = np.array([0.0, 0.0, 0.0, 1.0])
 

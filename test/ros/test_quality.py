@@ -14,10 +14,10 @@ from rig import CAMERA, header, picture, pose_at
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
-from elvsm_ros.intake import Intake
-from elvsm_ros.parameters import Settings
-from elvsm_ros.quality import SIDE, Gate, blur, clipped, shrunk
-from elvsm_ros.reports import Reports
+from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.input.quality import SIDE, Gate, blur, clipped, shrunk
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import Settings
 
 
 def detailed(seed: int = 0, height: int = 256, width: int = 384) -> np.ndarray:

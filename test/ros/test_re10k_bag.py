@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elvsm_ros import re10k_bag
-from elvsm_ros.bag_reader import Bag, PosedFrames, find_streams
+from elvsm_ros.recordings import re10k_bag
+from elvsm_ros.recordings.bag_reader import Bag, PosedFrames, find_streams
 from training.convert import chunk_entry, encode, write_chunk
-from training.re10k import open_store
+from training.data.re10k import open_store
 
 FRAMES, SIZE = 12, (24, 40)
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(dataset, tmp_path, ca
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("elvsm_ros.bag_writer.CameraBagWriter.add_encoded", full)
+    monkeypatch.setattr("elvsm_ros.recordings.bag_writer.CameraBagWriter.add_encoded", full)
     assert "No space left on device; bags that are there are complete" in refused("--scenes", "a1")
     assert list((tmp_path / "none").iterdir()) == []
 

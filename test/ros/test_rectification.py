@@ -13,11 +13,12 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_srvs.srv import Trigger
 
 from elvsm_core.keyframes import admit
-from elvsm_ros import conversions, rectification
+from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError, Intrinsics
-from elvsm_ros.intake import Candidate, Intake
-from elvsm_ros.parameters import Settings
-from elvsm_ros.reports import Reports
+from elvsm_ros.input import rectification
+from elvsm_ros.input.image_intake import Candidate, Intake
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import Settings
 
 RAW = Intrinsics(210.0, 205.0, 163.0, 117.0, 320, 240)
 LENSES = {

@@ -17,17 +17,18 @@ from std_srvs.srv import Trigger
 from elvsm.msg import Keyframes
 from elvsm.srv import RenderViews
 from elvsm_core.keyframes import admit
-from elvsm_ros import conversions, requests
-from elvsm_ros.bag_player import play
-from elvsm_ros.bag_reader import Bag, find_streams
-from elvsm_ros.bag_writer import STREAMS, CameraBagWriter
+from elvsm_ros import conversions
 from elvsm_ros.engine import Engine
 from elvsm_ros.evaluation.replay import ReplayIntake
-from elvsm_ros.intake import Intake
+from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.node import LATCHED_QOS
-from elvsm_ros.parameters import Settings
-from elvsm_ros.reports import Reports
-from elvsm_ros.requests import Context
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.recordings.bag_player import play
+from elvsm_ros.recordings.bag_reader import Bag, find_streams
+from elvsm_ros.recordings.bag_writer import STREAMS, CameraBagWriter
+from elvsm_ros.rendering import requests
+from elvsm_ros.rendering.requests import Context
 
 SECOND = 10**9
 IMAGES, RATE = 36, 12.0

@@ -11,8 +11,8 @@ from sensor_msgs.msg import CameraInfo
 
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
-from elvsm_ros.parameters import Settings
-from elvsm_ros.requests import Context, Query, parse, render_size
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.rendering.requests import Context, Query, parse, render_size
 
 CONTEXT = Context(Settings(), "map", CAMERA, (32, 32), 8)
 

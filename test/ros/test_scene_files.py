@@ -34,8 +34,9 @@ import elvsm_core as ec
 from elvsm.msg import Keyframes
 from elvsm.srv import LoadScene, RenderViews, SaveScene
 from elvsm_core.persistence import read_scene, write_scene
-from elvsm_ros import conversions, scene_files
-from elvsm_ros.scene_files import SceneNameError
+from elvsm_ros import conversions
+from elvsm_ros.keyframes import scene_files
+from elvsm_ros.keyframes.scene_files import SceneNameError
 
 Pair = tuple[NodeProcess, Peer]
 

@@ -14,11 +14,11 @@ import pytest
 from rig import CAMERA, PATIENCE, picture, pose_at
 
 import elvsm_core as ec
-from elvsm_ros.corrections import Correction
 from elvsm_ros.engine import SIZES, TARGETS, Engine
-from elvsm_ros.parameters import Settings
-from elvsm_ros.requests import Query, RequestError
-from elvsm_ros.serving import GROUP, Rendering
+from elvsm_ros.keyframes.corrections import Correction
+from elvsm_ros.parameters.table import Settings
+from elvsm_ros.rendering.render_task import GROUP, Rendering
+from elvsm_ros.rendering.requests import Query, RequestError
 from elvsm_ros.worker import StoppedError, Worker
 
 WANTED = CAMERA.fitted(32, 32)
@@ -90,7 +90,9 @@ class Rig:
 
 @pytest.fixture
 def rig(small_model: Path, monkeypatch: Any) -> Iterator[Rig]:
-    monkeypatch.setattr("elvsm_ros.pace.SLICE", 60.0)  # what holds the tests' decodes up is no slow device
+    monkeypatch.setattr(
+        "elvsm_ros.rendering.decode_pacing.SLICE", 60.0
+    )  # what holds the tests' decodes up is no slow device
     rig = Rig(small_model)
     yield rig
     rig.go.set()
@@ -170,7 +172,7 @@ def test_a_large_request_is_cut_and_others_come_between(rig: Rig) -> None:
 def test_slow_devices_get_smaller_pieces_and_the_same_keyframes(rig: Rig, monkeypatch: Any) -> None:
     whole = rig.submit(query(*(pose_at(0.1 * i) for i in range(GROUP))))
     whole.future.result(PATIENCE)
-    monkeypatch.setattr("elvsm_ros.pace.SLICE", 1e-9)
+    monkeypatch.setattr("elvsm_ros.rendering.decode_pacing.SLICE", 1e-9)
     pieces = rig.submit(query(*(pose_at(0.1 * i) for i in range(GROUP))))
     pieces.future.result(PATIENCE)
     assert rig.decodes == [GROUP] + [1] * GROUP
@@ -179,7 +181,7 @@ def test_slow_devices_get_smaller_pieces_and_the_same_keyframes(rig: Rig, monkey
 
 
 def test_keyframes_that_come_and_go_between_pieces_leave_a_request_whole(rig: Rig, monkeypatch: Any) -> None:
-    monkeypatch.setattr("elvsm_ros.pace.SLICE", 1e-9)
+    monkeypatch.setattr("elvsm_ros.rendering.decode_pacing.SLICE", 1e-9)
     rig.submit(query(pose_at(0.1))).future.result(PATIENCE)  # the device turns out to be slow
     rig.go.clear()
     large = rig.submit(query(*(pose_at(0.02 * i) for i in range(GROUP))))

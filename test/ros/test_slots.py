@@ -9,7 +9,7 @@ import torch
 
 import elvsm_core as ec
 from elvsm_core.cache import ViewCache
-from elvsm_ros.slots import slots
+from elvsm_ros.rendering.cache_capacity import slots
 
 FULL = ec.ModelConfig()  # 768 wide, 12 layers
 VIEW = 37_748_736

@@ -20,12 +20,13 @@ from geometry_msgs.msg import Pose, TransformStamped
 from rig import CAMERA, NodeProcess, header, picture, pose_at
 
 from elvsm_core.keyframes import admit
-from elvsm_ros import conversions, requests
-from elvsm_ros.intake import Candidate, Intake
-from elvsm_ros.parameters import ParameterError, Settings
-from elvsm_ros.pose_source import PoseError
-from elvsm_ros.reports import Reports
-from elvsm_ros.tf_source import TfMissingError, TfTree, listen
+from elvsm_ros import conversions
+from elvsm_ros.input.image_intake import Candidate, Intake
+from elvsm_ros.input.pose_source import PoseError
+from elvsm_ros.input.tf_source import TfMissingError, TfTree, listen
+from elvsm_ros.monitoring.fault_log import Reports
+from elvsm_ros.parameters.table import ParameterError, Settings
+from elvsm_ros.rendering import requests
 
 SECOND = 10**9
 installed = importlib.util.find_spec("tf2_ros") is not None

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from training.convert import chunk_entry, encode, write_chunk, write_index
-from training.scenes import make_texture_bank, render_views, walk
+from training.procedural.scenes import make_texture_bank, render_views, walk
 
 FRAMES, SIZE = 32, (36, 64)
 """Frames of a walk, and (height, width) of an image: 16:9 as in the dataset, and few pixels."""

@@ -17,7 +17,7 @@ from training.convert import (
     write_bytes,
     write_chunk,
 )
-from training.re10k import DatasetError, FrameError, open_store, parse_cameras
+from training.data.re10k import DatasetError, FrameError, open_store, parse_cameras
 
 
 def test_there_and_back_without_loss(mini_re10k, tmp_path):

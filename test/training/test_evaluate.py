@@ -14,12 +14,12 @@ from PIL import Image
 
 import elvsm_core as ec
 from training.convert import chunk_entry, encode, write_chunk, write_index
+from training.data.re10k import open_store
+from training.data.samples import EvaluationSamples, SampleConfig
 from training.evaluate import Scores, main, score
-from training.evaluate_re10k import with_rays
-from training.incremental import add_views
-from training.protocol import Protocol, ProtocolError, read_results, render, stack
-from training.re10k import open_store
-from training.samples import EvaluationSamples, SampleConfig
+from training.evaluation.incremental import add_views
+from training.evaluation.protocol import Protocol, ProtocolError, read_results, render, stack
+from training.evaluation.re10k import with_rays
 
 INDEX = {**SCENES, "e74ceac9043aa1b8": None}
 
@@ -152,7 +152,7 @@ def test_a_full_disk_ends_it_and_the_next_run_goes_on(command, tmp_path, capsys,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.protocol.os.fsync", full)
+    monkeypatch.setattr("training.evaluation.protocol.os.fsync", full)
     assert main([*command, "--batch", "1"]) == 1
     assert "No space left on device" in capsys.readouterr().err
     monkeypatch.undo()

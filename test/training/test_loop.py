@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 import elvsm_core as ec
-from training.aligner import Aligner
 from training.convert import chunk_entry, encode, write_chunk
+from training.data.sampling import Sample
+from training.data.sources import open_source, total_steps
 from training.loop import TERMS, Averaged, Trainer
-from training.losses import LossConfig, Objective
+from training.losses.aligner import Aligner
+from training.losses.objective import LossConfig, Objective
+from training.losses.repa import DinoEncoder
 from training.monitor import training_flops
 from training.optim import learning_rate
-from training.repa import DinoEncoder
-from training.sampling import Sample
 from training.settings import OptimSettings, RepaSettings, SettingsError, load_settings
-from training.sources import open_source, total_steps
 from training.train import main, train
 
 TINY = [

@@ -10,8 +10,8 @@ import scipy.io
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.losses import LossConfig, Objective, perceptual_loss, perceptual_terms
-from training.vgg import CHANNELS, LAYERS, VGG19, WeightFileError, read_vgg19
+from training.losses.objective import LossConfig, Objective, perceptual_loss, perceptual_terms
+from training.losses.vgg import CHANNELS, LAYERS, VGG19, WeightFileError, read_vgg19
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

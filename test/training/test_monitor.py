@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import elvsm_core as ec
-from training.bars import TrainingBar
-from training.boards import open_board
+from elvsm_report.progress import TrainingBar
+from training.data.sources import open_source
 from training.evaluate import procedural_scenes
-from training.pictures import GAP, held_out, sheet
+from training.evaluation.pictures import GAP, held_out, sheet
+from training.loggers import open_board
 from training.settings import SettingsError, load_settings
-from training.sources import open_source
 from training.train import main
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 import elvsm_core as ec
 from training.convert import chunk_entry, to_folders, write_chunk, write_index
+from training.data.re10k import open_store
+from training.data.samples import SampleConfig, TrainingSamples
 from training.evaluate import load_frames, main, neighbours, score
-from training.re10k import open_store
-from training.samples import SampleConfig, TrainingSamples
 
 FRAMES = 48
 KEY = "office"

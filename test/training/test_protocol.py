@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 import elvsm_core as ec
 from training.convert import chunk_entry, encode, write_chunk
-from training.frames import c2w_from_w2c, preprocess_frame
-from training.protocol import (
+from training.data.frames import c2w_from_w2c, preprocess_frame
+from training.data.re10k import open_store
+from training.data.samples import EvaluationSamples, SampleConfig
+from training.evaluation.protocol import (
     Protocol,
     ProtocolError,
     SceneResult,
@@ -25,8 +27,6 @@ from training.protocol import (
     summarize,
     write_summary,
 )
-from training.re10k import open_store
-from training.samples import EvaluationSamples, SampleConfig
 
 PLAIN = Protocol(lpips=False)
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)

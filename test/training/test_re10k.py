@@ -10,12 +10,19 @@ import torch
 from PIL import Image
 
 import elvsm_core as ec
-from training.chunks import ChunkError, open_chunk
 from training.convert import chunk_entry, encode, to_folders, write_chunk, write_index
-from training.frames import c2w_from_w2c, preprocess_frame
-from training.re10k import DatasetError, FrameError, open_store, parse_cameras
-from training.re10k import main as re10k_main
-from training.samples import SKIPS, EvaluationSamples, SampleConfig, StepSampler, TrainingSamples, read_index
+from training.data.chunks import ChunkError, open_chunk
+from training.data.frames import c2w_from_w2c, preprocess_frame
+from training.data.re10k import DatasetError, FrameError, open_store, parse_cameras
+from training.data.re10k import main as re10k_main
+from training.data.samples import (
+    SKIPS,
+    EvaluationSamples,
+    SampleConfig,
+    StepSampler,
+    TrainingSamples,
+    read_index,
+)
 
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import elvsm_core as ec
 from elvsm_core.lpips_weights import import_torchvision
-from training.repa import (
+from training.losses.repa import (
     DinoEncoder,
     DinoSpec,
     Link,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from miniature import SCENES, random_model
 
-from training.evaluate_report import CHUNK, FILM_FRAMES, choose, film, make_gallery, spread
-from training.protocol import Protocol, SceneResult, Summary, evaluate, render, stack, summarize
-from training.re10k import open_store
-from training.report.gallery import Card, Gallery, Target, gallery_page, incremental_page
-from training.samples import EvaluationSamples, SampleConfig
+from elvsm_report.gallery import Card, Gallery, Target, gallery_page, incremental_page
+from training.data.re10k import open_store
+from training.data.samples import EvaluationSamples, SampleConfig
+from training.evaluation.protocol import Protocol, SceneResult, Summary, evaluate, render, stack, summarize
+from training.evaluation.report import CHUNK, FILM_FRAMES, choose, film, make_gallery, spread
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_without_ffmpeg_there_is_a_report_without_videos(model, samples, tmp_pat
         raise OSError("ffmpeg: exec format error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.report.video.write_video", broken)
+        patch.setattr("elvsm_report.video.write_video", broken)
         assert make_gallery(model, samples, summary, 9, 1, []).cards[0].video is None
     assert "exec format error" in caplog.text
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from elvsm_core import compute_rays
-from training.dice import Dice
-from training.furniture import furnish
-from training.raycast import render_views
-from training.room import MATERIAL, Room
-from training.scenes import SceneConfig, draw_scenes, make_texture_bank, walk
-from training.walks import MARGIN, draw_intrinsics, draw_walks, look
+from training.procedural.furniture import furnish
+from training.procedural.raycast import render_views
+from training.procedural.rng import Dice
+from training.procedural.room import MATERIAL, Room
+from training.procedural.scenes import SceneConfig, draw_scenes, make_texture_bank, walk
+from training.procedural.walks import MARGIN, draw_intrinsics, draw_walks, look
 
 SIZE = (32, 40)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from training.trajectory import TrajectoryError, greedy_order, interpolate, spiral
+from training.evaluation.trajectory import TrajectoryError, greedy_order, interpolate, spiral
 
 GOLDEN = {
     name.removeprefix("traj."): value

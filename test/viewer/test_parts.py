@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
 from elvsm.msg import Status
 from elvsm_ros.conversions import ConversionError, Intrinsics
-from elvsm_ros.viewer import geometry, words
+from elvsm_ros.viewer import geometry, status_text
 from elvsm_ros.viewer.film import Take
 from elvsm_ros.viewer.options import Options, parse
 from elvsm_ros.viewer.pacer import Pacer
@@ -114,10 +114,10 @@ def test_at_most_so_many_keyframes_are_drawn_and_the_newest_is() -> None:
 
 
 def test_the_page_says_what_is_the_matter() -> None:
-    assert "/cam does not answer" in words.state("/cam", False, None)
+    assert "/cam does not answer" in status_text.state("/cam", False, None)
     status = Status(model="demo", device="cpu", paused=True, keyframes=7, insert_ms_p50=math.nan)
-    assert "paused" in words.state("/cam", True, status)
-    text = words.numbers(
+    assert "paused" in status_text.state("/cam", True, status)
+    text = status_text.numbers(
         (120.0, 100.0, 0.5, 3), 4.0, "no keyframe yet", status, "waiting for images", [("memory", "3 MiB")]
     )
     for part in (

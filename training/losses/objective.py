@@ -1,0 +1,138 @@
+"""The published training objective: squared error plus a perceptual loss, and two more that may be added."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elvsm_core.lpips_weights import load_lpips
+
+from .vgg import VGG19, read_vgg19
+
+PERCEPTUAL_WEIGHTS = (1.0, 1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
+"""Weights of the pixels' and the five features' differences."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms; a term of weight 0 is not computed and needs no files.
+
+    perceptual: the VGG19 loss. lpips: LPIPS v0.1 on VGG16. repa: the alignment loss of training/losses/repa.py.
+    """
+
+    mse: float = 1.0
+    perceptual: float = 0.5
+    lpips: float = 0.0
+    repa: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"LossConfig.{field.name} must be a number of at least 0, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossValues:
+    """The terms of one batch, scalars before weighting, and their weighted sum.
+
+    total: what is minimised, the only one with a gradient. psnr: of the whole batch's squared error, dB. A
+    term that is switched off is 0.
+    """
+
+    total: Tensor
+    mse: Tensor
+    psnr: Tensor
+    perceptual: Tensor
+    lpips: Tensor
+    repa: Tensor
+
+    def scalars(self) -> dict[str, float]:
+        """Return everything as numbers, and two terms relative to the squared error."""
+        names = [field.name for field in dataclasses.fields(self)]
+        stacked = torch.stack([getattr(self, name).detach().float() for name in names])
+        values = dict(zip(names, stacked.tolist(), strict=True))
+        error = max(values["mse"], 1e-12)
+        return values | {
+            "norm_perceptual": values["perceptual"] / error,
+            "norm_lpips": values["lpips"] / error,
+        }
+
+
+def perceptual_terms(vgg: VGG19, a: Tensor, b: Tensor) -> list[Tensor]:
+    """Return the mean absolute differences of the pixels (0 to 255) and of the five features.
+
+    a, b [n, 3, H, W] in [0, 1], H and W at least 16. Gradients flow into a only.
+    """
+    pixels_a = vgg.pixels(a)
+    with torch.no_grad():
+        pixels_b = vgg.pixels(b)
+        features_b = vgg(pixels_b)
+    terms = [(pixels_a - pixels_b).abs().mean()]
+    for x, y in zip(vgg(pixels_a), features_b, strict=True):
+        terms.append((x.float() - y.float()).abs().mean())
+    return terms
+
+
+def perceptual_loss(vgg: VGG19, a: Tensor, b: Tensor) -> Tensor:
+    """Return the published perceptual loss, a scalar; see `perceptual_terms`."""
+    terms = perceptual_terms(vgg, a, b)
+    return torch.stack([w * term for w, term in zip(PERCEPTUAL_WEIGHTS, terms, strict=True)]).sum() / 255
+
+
+class Objective(nn.Module):
+    """Compute the training objective.
+
+    Holds frozen networks, none of which belongs into the model's checkpoint. vgg_weights: see
+    vgg.read_vgg19; lpips_weights: see elvsm_core.metrics.lpips. Both are only read when their term has a
+    weight; WeightFileError or MetricError say what is missing and where to get it.
+    """
+
+    def __init__(
+        self,
+        config: LossConfig,
+        vgg_weights: str | os.PathLike[str] | None = None,
+        lpips_weights: str | os.PathLike[str] | None = None,
+        lpips_targets: int = 0,
+    ) -> None:
+        """lpips_targets: how many of a sample's targets LPIPS looks at, 0 for all."""
+        super().__init__()
+        self.config, self.lpips_targets = config, lpips_targets
+        self.vgg = VGG19(read_vgg19(vgg_weights)) if config.perceptual else None
+        # A copy, because moving this module to a device must not move the one that metrics share.
+        self.lpips = copy.deepcopy(load_lpips("vgg", lpips_weights)) if config.lpips else None
+        if self.lpips is not None:
+            self.lpips.to(memory_format=torch.channels_last)  # twice as fast on GPUs
+
+    def forward(
+        self, rendering: Tensor, target: Tensor, repa: Tensor | None = None, lpips: bool = True
+    ) -> LossValues:
+        """Compare rendering [b, M, 3, H, W] with target [b, M, 3 or 4, H, W], both in [0, 1].
+
+        Alpha is dropped. repa: the alignment loss of the same batch, a scalar, where it is used. lpips: False leaves
+        LPIPS out this time. Raises ValueError when the shapes differ.
+        """
+        a, b = rendering.flatten(0, 1).float(), target[:, :, :3].flatten(0, 1).float()
+        if a.shape != b.shape:
+            raise ValueError(f"rendering has shape {list(rendering.shape)}, target {list(target.shape)}")
+        zero = a.new_zeros(())
+        mse = F.mse_loss(a, b)
+        perceptual = perceptual_loss(self.vgg, a, b) if self.vgg is not None else zero
+        distance = self._lpips(rendering, target) if self.lpips is not None and lpips else zero
+        alignment = zero if repa is None else repa
+        c = self.config
+        total = c.mse * mse + c.perceptual * perceptual + c.lpips * distance + c.repa * alignment
+        parts = (mse, -10 * torch.log10(mse.detach()), perceptual, distance, alignment)
+        return LossValues(total, *(part.detach() for part in parts))
+
+    def _lpips(self, rendering: Tensor, target: Tensor) -> Tensor:
+        assert self.lpips is not None
+        views = self.lpips_targets or rendering.shape[1]
+        a, b = (x[:, :views, :3].flatten(0, 1).float() for x in (rendering, target))
+        return self.lpips(a, b, normalize=True).float().mean()
