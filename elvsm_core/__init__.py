@@ -1,17 +1,28 @@
-"""Efficient-LVSM and the scene that a robot fills with it: torch and numpy, no ROS, no dataset formats."""
+"""Efficient-LVSM and the scene that a robot fills with it: torch and numpy, no ROS, no dataset formats.
 
-from . import keyframes, metrics
-from .cache import CacheFullError, ViewCache
-from .cameras import Camera, CameraError, compute_rays, normalize_poses
-from .checkpoint import CheckpointError, load_model, save_model
+Cameras, frames, configurations and the choice of keyframes need no torch; everything else is imported when it is first
+used. Start at `scene`, then `model`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import keyframes
+from .cameras import Camera, CameraError
 from .config import PRESETS, ConfigError, ModelConfig
 from .frame import SceneFrame
 from .frame_policy import FramePolicy
-from .images import ImageError, resize_and_crop
-from .model import EfficientLVSM
-from .persistence import Keyframe, SceneFileError
-from .rendering import PendingRendering, Plan, Rendering, SceneError
-from .scene import Scene
+
+if TYPE_CHECKING:
+    from . import checkpoint, metrics
+    from .cache import CacheFullError, ViewCache
+    from .checkpoint import CheckpointError, load_model, save_model
+    from .images import ImageError, resize_and_crop
+    from .model import EfficientLVSM
+    from .persistence import Keyframe, SceneFileError
+    from .rays import compute_rays, normalize_poses
+    from .rendering import PendingRendering, Plan, Rendering, SceneError
+    from .scene import Scene
 
 __version__ = "0.1.0"
 
@@ -35,6 +46,7 @@ __all__ = [
     "SceneFileError",
     "SceneFrame",
     "ViewCache",
+    "checkpoint",
     "compute_rays",
     "keyframes",
     "load_model",
@@ -43,3 +55,34 @@ __all__ = [
     "resize_and_crop",
     "save_model",
 ]
+
+_MODULES = ("checkpoint", "metrics")
+_PLACES = {
+    "CacheFullError": "cache",
+    "ViewCache": "cache",
+    "CheckpointError": "checkpoint",
+    "load_model": "checkpoint",
+    "save_model": "checkpoint",
+    "ImageError": "images",
+    "resize_and_crop": "images",
+    "EfficientLVSM": "model",
+    "Keyframe": "persistence",
+    "SceneFileError": "persistence",
+    "compute_rays": "rays",
+    "normalize_poses": "rays",
+    "PendingRendering": "rendering",
+    "Plan": "rendering",
+    "Rendering": "rendering",
+    "SceneError": "rendering",
+    "Scene": "scene",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+    globals()[name] = value  # the next access does not come here
+    return value

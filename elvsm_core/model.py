@@ -18,8 +18,8 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from .attention import attention
-from .cameras import compute_rays
 from .config import ModelConfig
+from .rays import compute_rays
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """Per decoder layer: keys and values, each [n, tokens, heads, head_dim]; the keys are normalised already."""

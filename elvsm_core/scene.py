@@ -134,22 +134,38 @@ class Scene:
         image: uint8 RGB [camera.height, camera.width, 3], undistorted. stamp: seconds. Costs one encoder
         pass, whatever the number of views. Raises ImageError or CameraError.
         """
+        return self.insert_many([(image, camera, stamp)])[0]
+
+    def insert_many(self, items: Sequence[tuple[ImageLike, Camera, float | None]]) -> list[int]:
+        """Add several views, the images of a rig say, as one batch of the encoder, and return their ids.
+
+        items: (image, camera, stamp) each, as for `insert`, which is this with one item. A frame that follows the
+        keyframes follows these in their order; what max_keyframes evicts goes afterwards. All or nothing: raises
+        ImageError or CameraError for any of them, and none is in the scene then.
+        """
         with self._lock:
-            view, frame = self._next_id, self._frame
-            prepared = self._engine.prepare(image, camera)
+            frame, first = self._frame, self._next_id
+            prepared = [self._engine.prepare(image, camera) for image, camera, _ in items]
+            views = list(range(first, first + len(prepared)))
             try:
-                self._update_frame(prepared.camera)
-                self._encode([view], [prepared.camera], [prepared.image])
-                kept = Keyframe(prepared.keep(), prepared.camera, stamp)
+                for number in range(len(prepared)):
+                    self._update_frame([one.camera for one in prepared[: number + 1]])
+                fit = slice(-self.capacity, None)  # what came earlier would lose its slot again
+                self._encode(
+                    views[fit], [one.camera for one in prepared[fit]], [one.image for one in prepared[fit]]
+                )
+                stamps = [stamp for _, _, stamp in items]
+                kept = [Keyframe(p.keep(), p.camera, at) for p, at in zip(prepared, stamps, strict=True)]
             except BaseException:  # out of device memory, say
-                self._pager.release([view])
+                self._pager.release(views)
                 self._set_frame(frame)
                 raise
-            self._keyframes.add(view, kept)
-            self._next_id += 1
-            if self._max_keyframes is not None and len(self._keyframes) > self._max_keyframes:
-                self.evict(self._keyframes.most_redundant())
-            return view
+            for view, keyframe in zip(views, kept, strict=True):
+                self._keyframes.add(view, keyframe)
+                self._next_id = view + 1
+                if self._max_keyframes is not None and len(self._keyframes) > self._max_keyframes:
+                    self.evict(self._keyframes.most_redundant())
+            return views
 
     def replace(self, view: int, image: ImageLike, camera: Camera) -> None:
         """Give a view another image and camera; its id stays.
@@ -296,9 +312,8 @@ class Scene:
             if self._pager.stale and not self._pager.room:
                 self._pager.forget_stale()
             views = self._pager.stale[: min(limit, self._pager.room)]
-            if views:
-                found = [self._keyframes[view] for view in views]
-                self._encode(views, [one.camera for one in found], [one.image for one in found])
+            found = [self._keyframes[view] for view in views]
+            self._encode(views, [one.camera for one in found], [one.image for one in found])
             return len(self._pager.stale)
 
     def warm_up(
@@ -420,13 +435,13 @@ class Scene:
         assert self._frame is not None
         return self._frame, self._pager.slots(views, self._keyframes, self._frame)
 
-    def _update_frame(self, newest: Camera | None = None) -> None:
-        """Choose the frame anew where that is due. newest: of a keyframe that is about to be added."""
+    def _update_frame(self, added: Sequence[Camera] = ()) -> None:
+        """Choose the frame anew where that is due. added: of keyframes that are about to be added."""
         if self._fixed_frame:
             return
         poses = self._keyframes.poses
-        if newest is not None:
-            poses = np.concatenate([poses, newest.T_world_cam[None]])
+        if added:
+            poses = np.concatenate([poses, [camera.T_world_cam for camera in added]])
         self._set_frame(self._policy.next_frame(self._frame, poses))
 
     def _set_frame(self, frame: SceneFrame | None) -> None:
@@ -436,6 +451,8 @@ class Scene:
 
     def _encode(self, views: Sequence[int], cameras: Sequence[Camera], images: Sequence[ImageLike]) -> None:
         """Encode views in the scene's frame; with half the slots when memory is short."""
+        if not views:
+            return
         assert self._frame is not None
         try:
             self._pager.put(views, cameras, images, self._frame)

@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..attention import attention, attention_with_lse
-from ..cameras import compute_rays
 from ..images import to_uint8
+from ..rays import compute_rays
 
 log = logging.getLogger(__name__)
 

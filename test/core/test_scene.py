@@ -77,6 +77,32 @@ def test_replace_equals_fresh(tiny_model, walk, frame):
     assert scene.views == ids
 
 
+@pytest.mark.parametrize("limits", [{}, {"capacity": 2}, {"max_keyframes": 3}], ids=str)
+def test_inserting_many_equals_one_by_one(tiny_model, walk, frame, limits):
+    # What is evicted on the way counts when a frame is chosen, so there it is given.
+    given = {"capacity": 8, "frame": frame if "max_keyframes" in limits else None, **limits}
+    several, one_by_one = (ec.Scene(tiny_model, **given) for _ in range(2))
+    views = several.insert_many([(*walk[0], 0.0)])
+    views += several.insert_many([(*view, float(k)) for k, view in enumerate(walk[1:6], start=1)])
+    assert views == [one_by_one.insert(*view, float(k)) for k, view in enumerate(walk[:6])]
+    assert several.views == one_by_one.views
+    assert [several.keyframe(v).stamp for v in several.views] == [float(v) for v in several.views]
+    assert several.frame.numbers == one_by_one.frame.numbers
+    assert_same(several, one_by_one)
+    assert several.insert_many([]) == []
+
+
+def test_one_bad_image_of_many_leaves_the_scene_as_it_was(tiny_model, walk):
+    scene, _ = build(tiny_model, walk[:2], None)
+    before, frame = scene.render_tensor(targets()), scene.frame
+    image, camera = walk[3]
+    with pytest.raises(ec.ImageError):
+        scene.insert_many([(*walk[2], None), (image[:5], camera, None)])
+    assert scene.views == [0, 1] and scene.frame is frame
+    assert torch.equal(scene.render_tensor(targets()), before)
+    assert scene.insert_many([(*walk[2], None)]) == [2]
+
+
 def test_reinserting_restores(tiny_model, walk, frame):
     scene, ids = build(tiny_model, walk[:4], frame)
     before = scene.render_tensor(targets())

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from elvsm_core.cameras import mean_pose
 from elvsm_core.frame import MODEL_RANGE
+from elvsm_core.rays import mean_pose
 
 from ..settings import SamplingSettings
 from .camera_augmentation import photograph
