@@ -292,8 +292,7 @@ class Scene:
                 self._pager.leave_others()
             else:
                 self._pager.release(moved, stale=True)
-            for view, keyframe in moved.items():
-                self._keyframes.update(view, keyframe)
+            self._keyframes.update_many(moved)
             if len(self._keyframes):
                 self._update_frame()
 

@@ -16,6 +16,7 @@ import functools
 import importlib
 import io
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -359,6 +360,42 @@ def parts_to_matrix(translation: NDArray[np.float64], xyzw: NDArray[np.float64])
 def pose_to_matrix(pose: Pose) -> NDArray[np.float64]:
     """Return the 4x4 transform of a Pose. Raises ConversionError for NaN and non-unit quaternions."""
     return parts_to_matrix(*pose_to_parts(pose))
+
+
+def check_poses(
+    poses: Sequence[Pose], name: Callable[[int], str] = "pose {}".format
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return translations [n, 3], metres, and unit quaternions [n, 4] (x, y, z, w); quick, for thousands.
+
+    Raises ConversionError for the first one that is none. name: what it is called by its place.
+    """
+    parts = [(p.position, p.orientation) for p in poses]
+    numbers = np.array([(t.x, t.y, t.z, q.x, q.y, q.z, q.w) for t, q in parts], np.float64).reshape(-1, 7)
+    norms = np.linalg.norm(numbers[:, 3:], axis=1)
+    good = np.isfinite(numbers).all(1) & (np.abs(norms - 1) <= NORM_TOLERANCE)
+    if not good.all():
+        index = int(np.argmin(good))
+        try:
+            check_pose(numbers[index, :3], numbers[index, 3:])
+        except ConversionError as error:
+            raise ConversionError(f"{name(index)}: {error}") from error
+    return numbers[:, :3], numbers[:, 3:] / norms[:, None]
+
+
+def poses_to_matrices(
+    poses: Sequence[Pose], name: Callable[[int], str] = "pose {}".format
+) -> NDArray[np.float64]:
+    """Return the 4x4 transforms [n, 4, 4] of Poses. Raises as `check_poses` does."""
+    translations, xyzw = check_poses(poses, name)
+    T = np.tile(np.eye(4), (len(poses), 1, 1))
+    v, w = xyzw[:, :3], xyzw[:, 3, None, None]
+    # R = (2w² - 1) + 2vvᵀ + 2w[v]ₓ
+    x, y, z = v.T
+    zero = np.zeros_like(x)
+    cross = np.array([[zero, -z, y], [z, zero, -x], [-y, x, zero]]).transpose(2, 0, 1)
+    T[:, :3, :3] = (2 * w**2 - 1) * np.eye(3) + 2 * v[:, :, None] * v[:, None, :] + 2 * w * cross
+    T[:, :3, 3] = translations
+    return T
 
 
 def matrix_to_pose(T: NDArray[np.float64]) -> Pose:

@@ -121,7 +121,8 @@ class Engine:
             unknown = sorted(correction.poses.keys() - known)
         self.scene.update_poses(moved)
         self._spare = self.scene.capacity
-        return Corrected(moved, unknown)
+        messages = {view: conversions.matrix_to_pose(T) for view, T in moved.items()}
+        return Corrected(moved, messages, unknown)
 
     def render(self, query: Query) -> Rendered:
         """Answer a query at once. Raises as `serve` does."""

@@ -25,7 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from elvsm.msg import Keyframes, PoseUpdates, Status
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_ros import conversions, standalone
+from elvsm_ros import bounded, conversions, standalone
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.input import tf_source
 from elvsm_ros.input.image_intake import Intake
@@ -244,8 +244,12 @@ class ElvsmNode(LifecycleNode):
             PoseUpdates, "~/pose_updates", self._on_pose_updates, **overridable(10)
         )
         self._entities.append(lambda: self.destroy_subscription(updates))
+        ids = bounded.SEQUENCE
+        bounded.bound_subscription(updates, lambda: corrections.MOST, bounded.HEADER + ids)
         fault = functools.partial(self._reports.fault, "sending an answer failed")
-        answer_by_future(service(RenderViews, "~/render_views", self._on_render_views), fault)
+        render_views = service(RenderViews, "~/render_views", self._on_render_views)
+        bounded.bound_service(render_views, lambda: self.settings.max_render_views)
+        answer_by_future(render_views, fault)
         service(Trigger, "~/reset", self._on_reset)
         service(SetBool, "~/pause", self._on_pause)
         service(SaveScene, "~/save_scene", functools.partial(self._files.save, wait=self._wait))
@@ -306,7 +310,7 @@ class ElvsmNode(LifecycleNode):
         try:
             count = await self._feed.reset(self._wait)
         except Exception as error:
-            response.message = self._reports.fault("reset failed", error)
+            response.message = self._reports.answer("reset", "resetting failed", error)
         else:
             response.success, response.message = True, f"{count} keyframes forgotten"
         return response
@@ -315,7 +319,7 @@ class ElvsmNode(LifecycleNode):
         try:
             await self._feed.pause(request.data, self._wait)
         except Exception as error:
-            response.message = self._reports.fault("pause failed", error)
+            response.message = self._reports.answer("pause", "pausing failed", error)
         else:
             response.success = True
             response.message = "paused: images are counted, not used" if request.data else "watching again"

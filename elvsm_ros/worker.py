@@ -16,6 +16,8 @@ R = TypeVar("R")
 
 QUIET = 0.005
 """Seconds without a job after which there is time for what can wait."""
+ALWAYS = 256
+"""Calls that are taken although too many wait: so many more, and none beyond."""
 
 
 class BusyError(RuntimeError):
@@ -85,6 +87,12 @@ class _Job:
     always: bool = False
     after: Future | None = None
 
+    def cancel(self) -> None:
+        """Give the job up, and what is done for it elsewhere."""
+        if self.after is not None:
+            self.after.cancel()
+        self.future.cancel()
+
 
 class Worker(Generic[T]):
     """Run jobs on a thing that one thread makes, owns and alone touches.
@@ -93,7 +101,9 @@ class Worker(Generic[T]):
     results and exceptions come back through futures, and no exception ends the thread.
 
     Two lines of jobs are served in turn, so that neither waits for the other to run dry:
-    * `offer`: at most `offers` wait; the oldest gives way to a new one, and its future is cancelled;
+    * `offer`: at most `offers` wait; the oldest gives way to a new one, and its future is cancelled, along with what
+      it waits for (`after`). One whose `after` is being worked on stays: it is the next to be ready, and were it
+      given up, nothing would ever be ready while more comes than can be done;
     * `call` and `submit`: first come, first served, at most `calls` wait; with `latest`, a new one takes the
       place of the one with the same name that still waits. A task gets one piece at a time and goes behind
       the tasks that follow it; plain calls keep their order, among each other and to the tasks around them.
@@ -130,15 +140,18 @@ class Worker(Generic[T]):
     def offer(self, job: Callable[[T], R], after: Future | None = None) -> Future[R]:
         """Queue a job that may be given up for a newer one: then its future is cancelled.
 
-        after: what the job needs, done by another thread; others get their turn until it is there.
+        after: what the job needs, done by another thread; others get their turn until it is there. It is cancelled
+        with the job.
         """
-        given_up: list[Future] = []
+        given_up: list[_Job] = []
         future: Future[R] = Future()
         with self._condition:
             self._check()
             self._offers.append(_Job(job, future, after=after))
-            while len(self._offers) > self._offers_limit:
-                given_up.append(self._offers.popleft().future)
+            idle = [job for job in self._offers if job.after is None or not job.after.running()]
+            for old in idle[: max(0, len(idle) - self._offers_limit)]:
+                self._offers.remove(old)
+                given_up.append(old)
             self._condition.notify()
         for old in given_up:
             old.cancel()
@@ -151,7 +164,7 @@ class Worker(Generic[T]):
     ) -> Future[R]:
         """Queue a job that is answered in any case; `urgent` ones come next, however many wait.
 
-        Raises BusyError when too many wait, except for jobs that are `always` taken.
+        Raises BusyError when too many wait; jobs that are `always` taken may be ALWAYS more.
         """
         future: Future[R] = Future()
         self._line_up(_Job(job, future, latest, urgent, always))
@@ -176,7 +189,7 @@ class Worker(Generic[T]):
                     self._calls[index] = entry
                     break
             else:
-                if len(self._calls) >= self._calls_limit and not entry.always:
+                if len(self._calls) >= self._calls_limit + (ALWAYS if entry.always else 0):
                     raise BusyError(
                         f"{len(self._calls)} requests wait already: ask again later, or less often"
                     )
@@ -190,7 +203,7 @@ class Worker(Generic[T]):
         with self._condition:
             waiting, self._offers = list(self._offers), collections.deque()
         for job in waiting:
-            job.future.cancel()
+            job.cancel()
         return len(waiting)
 
     def __len__(self) -> int:
@@ -302,9 +315,11 @@ class Worker(Generic[T]):
 
     def _cancel_waiting(self) -> None:
         with self._condition:
-            waiting = [*self._offers, *self._calls]
+            offers, waiting = list(self._offers), list(self._calls)
             self._offers.clear()
             self._calls.clear()
+        for job in offers:
+            job.cancel()
         for entry in waiting:
             if not entry.future.cancel() and isinstance(entry, Task):
                 entry.fail(StoppedError("the worker has been stopped"))

@@ -32,6 +32,7 @@ class Admission:
         self._admit = admit
         self._poses = np.empty((64, 4, 4))
         self._keys: list[int] = []  # of the rows of _poses
+        self._rows: dict[int, int] = {}  # by key
         self._stamps: dict[int, tuple[int, int]] = {}  # by key: of which camera, and its image's stamp
         self._last: dict[int, int] = {}  # by camera: stamp of its newest keyframe
         self._next = 0
@@ -61,6 +62,7 @@ class Admission:
         key = self._next
         self._next += 1
         self._keys.append(key)
+        self._rows[key] = count
         self._stamps[key] = camera, stamp
         self._last[camera] = stamp
         return key
@@ -69,9 +71,11 @@ class Admission:
         """Give up a place. A key from before `clear` is ignored."""
         if key not in self._stamps:
             return
-        row, last = self._keys.index(key), len(self._keys) - 1
+        row, last = self._rows[key], len(self._keys) - 1
         self._poses[row], self._keys[row] = self._poses[last], self._keys[last]
+        self._rows[self._keys[row]] = row
         self._keys.pop()
+        del self._rows[key]
         camera, stamp = self._stamps.pop(key)
         if stamp == self._last.get(camera):
             left = [at for of, at in self._stamps.values() if of == camera]
@@ -82,10 +86,11 @@ class Admission:
     def move(self, key: int, T_world_cam: NDArray[np.float64]) -> None:
         """Say where a keyframe is now. A key that is not held is ignored."""
         if key in self._stamps:
-            self._poses[self._keys.index(key)] = T_world_cam
+            self._poses[self._rows[key]] = T_world_cam
 
     def clear(self) -> None:
         """Forget every place."""
         self._keys.clear()
+        self._rows.clear()
         self._stamps.clear()
         self._last.clear()

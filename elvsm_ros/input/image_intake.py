@@ -129,6 +129,7 @@ class Intake:
             settings.keyframe_distance, float(np.deg2rad(settings.keyframe_angle)), settings.keyframe_max_rate
         )
         self._backlog_limit = settings.insert_queue
+        self._ready_limit = settings.insert_queue + len(self._cameras) * settings.sync_queue
         self.poses.limit(settings.pose_gap)
         for camera in self._cameras:
             camera.images.limit(settings.sync_queue, settings.sync_timeout)
@@ -294,6 +295,22 @@ class Intake:
             for item in posed:
                 ready = Ready(item.stamp, index, item.payload, item.T_world_cam)
                 bisect.insort(self._ready, ready, key=lambda r: (r.stamp, r.camera))
+        self._drop_oldest(self._ready_limit)
+
+    def make_room(self) -> None:
+        """Keep only the newest insert_queue of the complete images: nothing can become of them for now."""
+        self._drop_oldest(self._backlog_limit)
+
+    def _drop_oldest(self, limit: int) -> None:
+        excess = len(self._ready) - limit
+        if excess > 0:
+            del self._ready[:excess]
+            self.counters.images_dropped += excess
+            self._reports.add(
+                "image",
+                f"more than {limit} images wait while the device corrects or clears the scene, or for those of other "
+                f"cameras: the oldest are left out",
+            )
 
     def next(self, now: float, busy: bool = False) -> Candidate | None:
         """Judge complete images, oldest first, and return the first that becomes a keyframe, or None.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from elvsm.msg import PoseUpdates
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
+
+MOST = 10_000
+"""Poses that a message may hold."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,9 +27,10 @@ class Correction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corrected:
-    """What became of a correction: poses T_world_cam [4, 4] by id, and ids that there are none of."""
+    """What became of a correction: poses T_world_cam [4, 4] by id, the same as messages, and ids of no keyframe."""
 
     poses: dict[int, NDArray[np.float64]]
+    messages: dict[int, conversions.Pose]
     unknown: list[int]
 
 
@@ -37,27 +42,25 @@ def parse(message: PoseUpdates, world_frame: str) -> Correction:
             f"pose updates are given in frame {frame_id!r}, but the world frame of the keyframes is "
             f"{world_frame!r}: transform them first"
         )
-    ids = [int(view) for view in message.ids]
-    if not ids and len(message.poses) == 1:
-        return Correction({}, _pose("the correction of all keyframes", message.poses[0]))
-    if not ids or len(ids) != len(message.poses):
+    ids, count = message.ids.tolist(), len(message.poses)
+    if max(len(ids), count) > MOST:
         raise ConversionError(
-            f"pose updates hold {len(ids)} ids and {len(message.poses)} poses: send as many of both, or no id "
+            f"pose updates hold {len(ids)} ids and {count} poses, more than {MOST}: send several messages, each for "
+            f"some of the keyframes (~/keyframe_list tells which there are)"
+        )
+    if not ids and count == 1:
+        return Correction({}, _matrices(message.poses, lambda _: "the correction of all keyframes")[0])
+    if not ids or len(ids) != count:
+        raise ConversionError(
+            f"pose updates hold {len(ids)} ids and {count} poses: send as many of both, or no id "
             f"and one pose that moves all keyframes"
         )
     twice = [view for view, count in collections.Counter(ids).items() if count > 1]
     if twice:
         raise ConversionError(f"pose updates hold two poses of keyframe {twice[0]}: send one of each")
-    return Correction(
-        {
-            view: _pose(f"the pose of keyframe {view}", pose)
-            for view, pose in zip(ids, message.poses, strict=True)
-        }
-    )
+    matrices = _matrices(message.poses, lambda index: f"the pose of keyframe {ids[index]}")
+    return Correction(dict(zip(ids, matrices, strict=True)))
 
 
-def _pose(what: str, pose: conversions.Pose) -> NDArray[np.float64]:
-    try:
-        return conversions.pose_to_matrix(pose)
-    except ConversionError as error:
-        raise ConversionError(f"pose updates: {what}: {error}") from error
+def _matrices(poses: list[conversions.Pose], name: Callable[[int], str]) -> NDArray[np.float64]:
+    return conversions.poses_to_matrices(poses, lambda index: f"pose updates: {name(index)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from geometry_msgs.msg import Pose
 
 from elvsm_ros import conversions
+from elvsm_ros.conversions import RGB
 from elvsm_ros.input.image_intake import Candidate, Intake
 from elvsm_ros.keyframes.corrections import Corrected, Correction
 from elvsm_ros.monitoring.fault_log import Reports
-from elvsm_ros.worker import Worker
+from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
     from elvsm_core.scene import Unpacked
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 Wait = Callable[[Future], Awaitable[Any]]
 """Waits for a future without holding the executor up."""
 Colour = tuple[int, int, int]
+FEW = 10
+"""Ids that a message to people lists at most."""
+DECODED = 3
+"""Decoded pictures that there may be at a time, on their way to the device: one of 20 megapixels takes 60 MB."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +75,7 @@ class KeyframeFeed:
         self._moving = 0  # corrections of the whole map that are not done
         self._under_way = 0  # candidates of which it is not known yet whether they become keyframes
         self._decoder = ThreadPoolExecutor(1, "elvsm-decoder")
+        self._room = threading.Semaphore(DECODED)
         self._closed = False
         intake.on_restart = self._restart
 
@@ -90,6 +97,7 @@ class KeyframeFeed:
         self._intake.collect(now)
         # They would come into a scene that is about to be cleared, or to be moved.
         if self._forgetting != self._forgotten or self._moving:
+            self._intake.make_room()
             return
         while (candidate := self._intake.next(now, busy=self._under_way > 0)) is not None:
             self._insert(candidate)
@@ -164,7 +172,12 @@ class KeyframeFeed:
             self._worker.clear_offers()
             self._moving += 1
         epoch = self._epoch
-        future = self._worker.call(lambda engine: engine.correct(correction), always=True)
+        try:
+            future = self._worker.call(lambda engine: engine.correct(correction), always=True)
+        except BusyError as error:
+            self._moving -= rigid
+            self._reports.add("pose_updates", f"a correction is left out: {error}")
+            return
 
         def on_corrected(done: Future[Corrected]) -> None:
             self._moving -= rigid
@@ -183,15 +196,17 @@ class KeyframeFeed:
         if error is not None:
             self._reports.fault("correcting poses failed", error)
             return
-        for view, T_world_cam in future.result().poses.items():
-            if view in self.keyframes:
-                self.keyframes[view] = conversions.matrix_to_pose(T_world_cam)
-                self._intake.admission.move(self._places[view], T_world_cam)
-        if unknown := future.result().unknown:
+        corrected = future.result()
+        moved = {view: T for view, T in corrected.poses.items() if view in self.keyframes}
+        self.keyframes.update((view, corrected.messages[view]) for view in moved)
+        for view, T_world_cam in moved.items():
+            self._intake.admission.move(self._places[view], T_world_cam)
+        if unknown := corrected.unknown:
+            names = ", ".join(map(str, unknown[:FEW])) + (" ..." if len(unknown) > FEW else "")
             self._reports.add(
                 "pose_updates",
-                f"there are no keyframes {', '.join(map(str, unknown))} (forgotten to make room, or by a "
-                f"reset): the others have moved; ~/keyframe_list tells the ids",
+                f"there are no keyframes {names} (forgotten to make room, or by a reset): the others have moved; "
+                f"~/keyframe_list tells the ids",
             )
         self._changed()
 
@@ -200,14 +215,27 @@ class KeyframeFeed:
         self._intake.pause(paused)
         if paused:
             self._worker.clear_offers()
-        # Once this is through, so is the keyframe that was on the device when the request came.
-        await wait(self._worker.call(lambda engine: None, always=True))
+        # Once this is through, so is the keyframe that was on the device when the request came. Out of turn: renders
+        # that wait are no reason to let whoever pauses wait.
+        await wait(self._worker.call(lambda engine: None, urgent=True))
 
     def _insert(self, candidate: Candidate) -> None:
-        epoch = self._epoch
-        # Decoded and rectified on a thread of its own, so that renders go on meanwhile.
-        picture = self._decoder.submit(candidate.picture)
+        epoch, encoded = self._epoch, [candidate]
+
+        def decode() -> RGB:
+            self._room.acquire()
+            return encoded.pop().picture()
+
+        def make_room(_: Future[Inserted]) -> None:
+            if not picture.cancelled():
+                self._room.release()
+
+        # Decoded and rectified on a thread of its own, so that renders go on meanwhile. The pool keeps what is
+        # cancelled until its turn comes: the image must not be a part of that.
+        picture = self._decoder.submit(decode)
+        picture.add_done_callback(lambda _: encoded.clear())
         future = self._worker.offer(lambda engine: engine.insert(candidate, picture.result()), after=picture)
+        future.add_done_callback(make_room)
         self._under_way += 1
         future.add_done_callback(lambda done: self._later(self._on_inserted, epoch, candidate, done))
 

@@ -98,7 +98,7 @@ def parse(
             f"raise the parameter"
         )
     return Query(
-        [T_world_frame @ _pose(index, pose) for index, pose in enumerate(poses)],
+        list(T_world_frame @ conversions.poses_to_matrices(poses)),
         fitted,
         rendered,
         max_views or settings.max_views or None,
@@ -144,10 +144,3 @@ def render_size(
         max(patch, round(side * scale / patch) * patch) for side in (camera.height, camera.width)
     )
     return height, width
-
-
-def _pose(index: int, pose: Pose) -> NDArray[np.float64]:
-    try:
-        return conversions.pose_to_matrix(pose)
-    except conversions.ConversionError as error:
-        raise RequestError(f"pose {index}: {error}") from error

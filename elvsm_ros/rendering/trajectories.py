@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from builtin_interfaces.msg import Time
-from numpy.typing import NDArray
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -20,7 +18,7 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 
 from elvsm.action import RenderTrajectory
-from elvsm_ros import conversions
+from elvsm_ros import bounded, conversions
 from elvsm_ros.keyframes.keyframe_queue import Wait
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.qos import SERVICE_QOS
@@ -60,7 +58,7 @@ def pieces(context: Context, goal: RenderTrajectory.Goal) -> Iterator[Query]:
             f"{len(goal.poses)} poses are more than max_trajectory_poses ({settings.max_trajectory_poses}): send "
             f"several goals, or raise the parameter"
         )
-    _check(goal.poses)
+    conversions.check_poses(goal.poses)
     T_world_frame = requests.frame(context, goal.header.frame_id)
 
     def parse(start: int, count: int) -> Query:
@@ -74,22 +72,6 @@ def pieces(context: Context, goal: RenderTrajectory.Goal) -> Iterator[Query]:
     size = max(1, min(PIECE, settings.max_render_views, settings.max_render_pixels // pixels))
     for start in range(0, len(goal.poses), size):
         yield parse(start, size)
-
-
-def _check(poses: list[Any]) -> None:
-    """Raise RequestError for the first pose that is none. Quick, because there may be thousands."""
-    parts = [(p.position, p.orientation) for p in poses]
-    numbers: NDArray[np.float64] = np.array(
-        [(t.x, t.y, t.z, q.x, q.y, q.z, q.w) for t, q in parts], np.float64
-    ).reshape(-1, 7)
-    norms = np.linalg.norm(numbers[:, 3:], axis=1)
-    good = np.isfinite(numbers).all(1) & (np.abs(norms - 1) <= conversions.NORM_TOLERANCE)
-    if not good.all():
-        index = int(np.argmin(good))
-        try:
-            conversions.check_pose(numbers[index, :3], numbers[index, 3:])
-        except conversions.ConversionError as error:
-            raise RequestError(f"pose {index}: {error}") from error
 
 
 class Trajectories:
@@ -119,6 +101,7 @@ class Trajectories:
             goal_service_qos_profile=SERVICE_QOS, cancel_service_qos_profile=SERVICE_QOS,
             result_service_qos_profile=SERVICE_QOS,
         )  # fmt: skip
+        bounded.bound_action(self._server, lambda: node.settings.max_trajectory_poses)
         self._feedback_topic = f"{node.get_fully_qualified_name()}/render_trajectory/_action/feedback"
 
     def close(self) -> None:

@@ -88,6 +88,26 @@ def test_arrays_and_redundancy_follow_any_sequence_of_changes():
     assert len(store) == 0 and store.poses.shape == (0, 4, 4)
 
 
+def test_many_moved_at_once_are_as_if_moved_one_by_one():
+    rng, one_by_one, at_once = np.random.default_rng(6), KeyframeStore(), KeyframeStore()
+    for i in range(60):
+        for store in (one_by_one, at_once):
+            store.add(3 * i, keyframe(np.array([0.1 * i, 0, 0])))
+    moved = {3 * i: keyframe(rng.normal(size=3), rng.uniform(0, 6)) for i in range(0, 60, 2)}
+    with pytest.raises(KeyError):
+        at_once.update_many({**moved, 1: moved[0]})
+    at_once.update_many(moved)
+    for view, new in moved.items():
+        one_by_one.update(view, new)
+    np.testing.assert_array_equal(at_once.poses, one_by_one.poses)
+    np.testing.assert_array_equal(at_once.views.numbers, one_by_one.views.numbers)
+    for _ in range(50):
+        assert at_once.most_redundant() == one_by_one.most_redundant() == redundant_by_definition(at_once, 8)
+        view = at_once.most_redundant()
+        at_once.remove(view)
+        one_by_one.remove(view)
+
+
 def test_unknown_ids_change_nothing():
     store = KeyframeStore()
     store.add(3, keyframe([0, 0, 0]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from elvsm_ros.worker import BusyError, StoppedError, Task, Worker
+from elvsm_ros.worker import ALWAYS, BusyError, StoppedError, Task, Worker
 
 PATIENCE = 20
 
@@ -284,3 +284,27 @@ def test_an_offer_waits_for_what_it_needs_and_nobody_waits_for_it(worker: Worker
     broken.set_exception(ValueError("damaged"))
     with pytest.raises(ValueError, match="damaged"):
         worker.offer(lambda log: broken.result(), after=broken).result(PATIENCE)
+
+
+def test_what_is_being_made_ready_stays_and_what_is_given_up_is_not_made(worker: Worker[Log]) -> None:
+    """With more than can be made ready, the one that is at work is the next to be done, and the newest follow."""
+    needed: list[Future[int]] = [Future() for _ in range(6)]
+    assert needed[0].set_running_or_notify_cancel()
+    offers = [worker.offer(lambda log, n=n: log.note(str(n)), after=after) for n, after in enumerate(needed)]
+    assert [offer.cancelled() for offer in offers] == [after.cancelled() for after in needed]
+    kept = [n for n, offer in enumerate(offers) if not offer.cancelled()]
+    assert kept[0] == 0 and kept[1:] == list(range(6))[1 - len(kept) :], kept
+    for n in kept:
+        needed[n].set_result(n)
+    assert [offers[n].result(PATIENCE) for n in kept] == [str(n) for n in kept]
+
+
+def test_calls_that_are_always_taken_have_a_limit_too(worker: Worker[Log]) -> None:
+    leave, _ = blocked(worker)
+    for _ in range(3 + ALWAYS):
+        worker.call(lambda log: None, always=True)
+    with pytest.raises(BusyError, match="requests wait already"):
+        worker.call(lambda log: None, always=True)
+    urgent = worker.call(lambda log: log.note("urgent"), urgent=True)
+    leave.set()
+    assert urgent.result(PATIENCE) == "urgent"
