@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import checkpoint, metrics
     from .cache import CacheFullError, ViewCache
     from .checkpoint import CheckpointError, load_model, save_model
+    from .engine import NotFiniteError
     from .images import ImageError, resize_and_crop
     from .model import EfficientLVSM
     from .persistence import Keyframe, SceneFileError
@@ -38,6 +39,7 @@ __all__ = [
     "ImageError",
     "Keyframe",
     "ModelConfig",
+    "NotFiniteError",
     "PendingRendering",
     "Plan",
     "Rendering",
@@ -63,6 +65,7 @@ _PLACES = {
     "CheckpointError": "checkpoint",
     "load_model": "checkpoint",
     "save_model": "checkpoint",
+    "NotFiniteError": "engine",
     "ImageError": "images",
     "resize_and_crop": "images",
     "EfficientLVSM": "model",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .cache import ViewCache
-from .cameras import Camera
+from .cameras import Camera, CameraError
 from .cuda.graphs import copy_to_host
 from .frame import SceneFrame
 from .images import ImageLike, as_tensor, resize_and_crop, to_uint8
@@ -25,27 +25,60 @@ RENDER_BATCH = 8
 ENGINES = ("auto", "eager", "fused")
 
 
+FARTHEST = 1e15
+"""Largest coordinate, focal length and slope of a ray: the model sums squares of what it makes of them in float32."""
+
+
+class NotFiniteError(ValueError):
+    """Numbers that overflowed, or NaN, where keys, values or a picture should be."""
+
+
 def camera_numbers(cameras: Sequence[Camera], frame: SceneFrame) -> NDArray[np.float32]:
-    """Return [n, 16]: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels."""
-    return np.array(
-        [[*frame.pose_to_model(camera.T_world_cam), *camera.fxfycxcy] for camera in cameras], dtype=np.float32
-    )
+    """Return [n, 16]: the upper three rows of camera-to-model, then fx, fy, cx, cy in pixels.
+
+    Raises CameraError for a camera whose rays the model cannot compute with.
+    """
+    rows = []
+    for camera in cameras:
+        fx, fy, cx, cy = camera.fxfycxcy
+        row = frame.pose_to_model(camera.T_world_cam)
+        # In plain Python, as in `pose_to_model`. A sum, because NaN gets lost in a maximum.
+        farthest = abs(row[3]) + abs(row[7]) + abs(row[11]) + fx + fy
+        steepest = (abs(cx) + camera.width) / fx + (abs(cy) + camera.height) / fy
+        if not (farthest <= FARTHEST and steepest <= FARTHEST):
+            x, y, z = camera.T_world_cam[:3, 3]
+            raise CameraError(
+                f"a camera at ({x:.3g}, {y:.3g}, {z:.3g}) m with fx {fx:.3g}, fy {fy:.3g}, cx {cx:.3g}, cy {cy:.3g} "
+                f"has rays that float32 cannot hold: check the pose and the calibration (CameraInfo.k)"
+            )
+        rows.append([*row, fx, fy, cx, cy])
+    return np.array(rows, dtype=np.float32)
 
 
 class Pending:
-    """Images on their way from the device."""
+    """Images on their way from the device. sums: of all that was computed, by batch, to see whether it is finite."""
 
-    def __init__(self, images: Tensor, event: torch.cuda.Event | None = None) -> None:
-        self._images, self._event = images, event
+    def __init__(
+        self, images: Tensor, event: torch.cuda.Event | None = None, sums: Tensor | None = None
+    ) -> None:
+        self._images, self._event, self._sums = images, event, sums
 
     def done(self) -> bool:
         """Tell whether `wait` would return at once."""
         return self._event is None or self._event.query()
 
     def wait(self) -> NDArray[np.uint8]:
-        """Return uint8 [M, H, W, 3] when they have arrived. Any thread may wait, without a lock."""
+        """Return uint8 [M, H, W, 3] when they have arrived. Any thread may wait, without a lock.
+
+        Raises NotFiniteError rather than return a picture with NaN in it, which would be black.
+        """
         if self._event is not None:
             self._event.synchronize()
+        if self._sums is not None and not np.isfinite(self._sums.numpy()).all():
+            raise NotFiniteError(
+                "the picture has NaN in it: the model's weights, or keys and values of a keyframe that it was made "
+                "from; render without that keyframe, or load other weights"
+            )
         return self._images.numpy()
 
 
@@ -96,18 +129,26 @@ class Engine:
     def encode(self, images: Sequence[ImageLike], cameras: NDArray[np.float32], slots: Sequence[int]) -> None:
         """Encode images, uint8 [H, W, 3] on host or device, seen by cameras [n, 16], into slots.
 
-        Each by itself: what else is encoded makes no difference. When it raises, the slots may hold anything.
+        Each by itself: what else is encoded makes no difference. When it raises, the slots may hold anything. Raises
+        NotFiniteError where that can be told without a wait.
         """
         device = self.model.device
         for image, camera, slot in zip(images, cameras, slots, strict=True):
             pixels = as_tensor(image).to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
             c2w, fxfycxcy = unpack_cameras(camera[None], device)
-            self.cache.replace(slot, self.model.encode_views(pixels, c2w, fxfycxcy))
+            keys_values = self.model.encode_views(pixels, c2w, fxfycxcy)
+            # Elsewhere that would take a wait for the device: there, renders tell (`Pending`).
+            if device.type == "cpu" and not all(bool(x.isfinite().all()) for kv in keys_values for x in kv):
+                raise NotFiniteError(
+                    "keys and values of the image have NaN in them: load other weights, these overflow or are damaged"
+                )
+            self.cache.replace(slot, keys_values)
 
     def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
         """Render targets cameras [M, 16] of size (height, width) pixels from the views in slots."""
-        images = to_uint8(self.render_tensor(slots, cameras, size)).permute(0, 2, 3, 1)
-        return Pending(images.contiguous().cpu())
+        images = self.render_tensor(slots, cameras, size)
+        sums = images.sum(dtype=torch.float32)
+        return Pending(to_uint8(images).permute(0, 2, 3, 1).contiguous().cpu(), sums=sums.cpu())
 
     @torch.inference_mode()
     def render_tensor(

@@ -47,6 +47,7 @@ class FusedEngine(Engine):
         images = (self.batch, *image_size, 3)
         self._views = Inputs(16 * self.batch, self.batch, self._encoding, device, images, buffers=4)
         self._request = Inputs(16 * self.batch, cache.capacity, self._rendering, device)
+        self._sum = torch.zeros((), dtype=torch.float32, device=device)  # of the logits painted last
         self._forget_events()
         for lane in (self._encoding, self._rendering):
             lane.follow()  # all that was made here
@@ -121,23 +122,25 @@ class FusedEngine(Engine):
         self._network.encode(self._views.images[:count], cameras, self.cache.store, self._views.ints[:count])
 
     def render(self, slots: Sequence[int], cameras: NDArray[np.float32], size: tuple[int, int]) -> Pending:
-        images, start = None, 0
+        images, start, parts = None, 0, list(batches(len(cameras), self.batch, self._cuda))
         with self._rendering as lane, self._request:
             self._wait_for(slots)
-            for count, computed in batches(len(cameras), self.batch, self._cuda):
+            for part, (count, computed) in enumerate(parts):
                 self._set(cameras[start : start + count], slots)
                 key = self._key(slots, computed, size)
                 painted = self._decoder.run(key, self._paint, *key)
                 assert painted is not None
                 if images is None:  # once the device has something to do
                     images = pinned((len(cameras), *size, 3), torch.uint8, self.model.device)
+                    sums = pinned((len(parts),), torch.float32, self.model.device)
                 images[start : start + count].copy_(painted[:count], non_blocking=True)
+                sums[part].copy_(self._sum, non_blocking=True)
                 start += count
             event = lane.record()
             self._request.mark(event)
         assert images is not None
         self._reading(slots, event)
-        return Pending(images, event)
+        return Pending(images, event, sums)
 
     @torch.inference_mode()
     def render_tensor(
@@ -192,6 +195,8 @@ class FusedEngine(Engine):
     def _paint(self, views: int, direct: bool, targets: int, size: tuple[int, int]) -> Tensor:
         padded = self.padded(size)
         logits = self._decode(views, direct, targets, padded)
+        # One kernel tells of NaN in any of them, where a picture in uint8 would just be black.
+        torch.sum(logits, tuple(range(logits.ndim)), dtype=torch.float32, out=self._sum)
         return ops.paint(logits, targets, padded, size, self.model.config.patch_size)
 
     def warm_up(

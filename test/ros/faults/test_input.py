@@ -98,6 +98,14 @@ def image_in_a_gap(bench: Bench) -> None:
     bench.peer.send_image(stamp, picture(3))
 
 
+def far_away(bench: Bench) -> None:
+    bench.send(picture(3), pose_at(1e30))
+
+
+def k(fx: float = CAMERA.fx, cx: float = CAMERA.cx) -> list[float]:
+    return [fx, 0.0, cx, 0.0, CAMERA.fy, CAMERA.cy, 0.0, 0.0, 1.0]
+
+
 FAULTS: dict[str, tuple[Callable[[Bench], None], str]] = {
     "unknown encoding": (image(encoding="nonsense"), "encoding 'nonsense'"),
     "depth encoding": (image(encoding="16UC1"), "encoding '16UC1'"),
@@ -106,6 +114,9 @@ FAULTS: dict[str, tuple[Callable[[Bench], None], str]] = {
     "another size than camera_info": (another_size, "image is 48x32 but its camera is calibrated for 96x64"),
     "zero intrinsics": (info(k=[0.0] * 9), "not calibrated"),
     "NaN intrinsics": (info(k=[NAN] * 9), "camera_info has NaN"),
+    "a principal point that float32 does not hold": (info(k=k(cx=1e39)), "1e+39"),
+    "a focal length that float32 does not hold": (info(k=k(fx=1e-40)), "1e-40"),
+    "a place that float32 does not hold": (far_away, "1e+30"),
     "camera_info without a size": (info(width=0), "camera_info says 0x64"),
     "unknown distortion": (info(distortion_model="lens", d=[0.1] * 5), "distortion model 'lens'"),
     "NaN distortion": (info(d=[NAN] * 5), "coefficients"),
