@@ -15,6 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 ROTATION_TOLERANCE = 1e-3
 """Largest deviation of RᵀR from identity that still counts as a rotation."""
 
+MAX_POSITION = 1e10
+"""Largest |coordinate| of a pose: any place on Earth (UTM, ECEF) in metres or millimetres, which float64 still resolves
+to two micrometres and whose square float32 still holds."""
+FOCAL_RANGE = (1e-3, 1e7)
+"""Pixels: beyond, rays overflow float32, or all pixels look the same way."""
+MAX_PRINCIPAL_POINT = 1e7
+"""Largest |cx| and |cy|, pixels: beyond, float32 does not tell pixels apart."""
+MAX_SIDE = 65535
+"""Largest width and height, pixels: what image formats hold."""
+
 
 class CameraError(ValueError):
     """A camera whose intrinsics or pose cannot be used."""
@@ -23,7 +33,8 @@ class CameraError(ValueError):
 def check_pose(T: ArrayLike, name: str = "T_world_cam") -> NDArray[np.float64]:
     """Return T as a float64 4x4 array.
 
-    Raises CameraError unless T is a finite rigid transform (rotation within ROTATION_TOLERANCE).
+    Raises CameraError unless T is a finite rigid transform: rotation within ROTATION_TOLERANCE, position within
+    MAX_POSITION.
     """
     if hasattr(T, "detach"):  # a tensor, on whatever device
         T = T.detach().cpu().numpy()
@@ -35,7 +46,12 @@ def check_pose(T: ArrayLike, name: str = "T_world_cam") -> NDArray[np.float64]:
         raise CameraError(f"{name} must be a 4x4 matrix, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise CameraError(f"{name} has NaN or infinite entries: drop this pose")
-    rotation = array[:3, :3]
+    if np.abs(array[:3, 3]).max() > MAX_POSITION:
+        raise CameraError(
+            f"{name} lies at {', '.join(f'{value:.4g}' for value in array[:3, 3])}, but coordinates must be within "
+            f"{MAX_POSITION:g}: drop this pose, and check its unit"
+        )
+    rotation = np.clip(array[:3, :3], -1e9, 1e9)  # nothing overflows below, where NaN would pass
     deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
     if deviation > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         raise CameraError(
@@ -48,6 +64,44 @@ def check_pose(T: ArrayLike, name: str = "T_world_cam") -> NDArray[np.float64]:
     return array
 
 
+def check_intrinsics(
+    fx: float, fy: float, cx: float, cy: float, width: float, height: float
+) -> tuple[float, float, float, float, int, int]:
+    """Return the numbers of a pinhole camera, pixels, as floats and whole sizes.
+
+    Raises CameraError for values that are not finite, focal lengths outside of FOCAL_RANGE, a principal point beyond
+    MAX_PRINCIPAL_POINT, and sizes that are not whole or not in 1 to MAX_SIDE: with these bounds the rays of all pixels
+    are finite in float32.
+    """
+    values = [float(value) for value in (fx, fy, cx, cy)]
+    for name, value in zip(("fx", "fy", "cx", "cy"), values, strict=True):
+        if not math.isfinite(value):
+            raise CameraError(f"camera {name} is {value}: check the calibration (CameraInfo.k)")
+    fx, fy, cx, cy = values
+    if fx <= 0 or fy <= 0:
+        raise CameraError(
+            f"camera focal lengths must be positive, got fx {fx}, fy {fy}: the camera is not "
+            f"calibrated, or its CameraInfo is not filled in"
+        )
+    low, high = FOCAL_RANGE
+    if not (low <= fx <= high and low <= fy <= high):
+        raise CameraError(
+            f"camera focal lengths must be between {low:g} and {high:g} pixels, got fx {fx:g}, fy {fy:g}: check the "
+            f"calibration (CameraInfo.k is in pixels)"
+        )
+    if max(abs(cx), abs(cy)) > MAX_PRINCIPAL_POINT:
+        raise CameraError(
+            f"camera principal point ({cx:g}, {cy:g}) is more than {MAX_PRINCIPAL_POINT:g} pixels away: check the "
+            f"calibration (CameraInfo.k)"
+        )
+    for name, size in (("width", width), ("height", height)):
+        if not math.isfinite(size) or int(size) != size or not 1 <= size <= MAX_SIDE:
+            raise CameraError(
+                f"camera {name} must be a positive number of pixels, {MAX_SIDE} at most, got {size}"
+            )
+    return fx, fy, cx, cy, int(width), int(height)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Camera:
     """A calibrated pinhole camera without distortion, at a pose.
@@ -55,8 +109,8 @@ class Camera:
     fx, fy, cx, cy: pixels. width, height: pixels. T_world_cam: 4x4, camera (optical axes) to world, metres,
     float64, read-only.
 
-    Raises CameraError for values that are not finite, focal lengths or sizes that are not positive, and poses
-    that are not rigid.
+    Raises CameraError for values that are not finite or beyond what `check_intrinsics` and `check_pose` accept, and
+    poses that are not rigid.
     """
 
     fx: float
@@ -68,21 +122,9 @@ class Camera:
     T_world_cam: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        for name in ("fx", "fy", "cx", "cy"):
-            value = float(getattr(self, name))
-            if not math.isfinite(value):
-                raise CameraError(f"camera {name} is {value}: check the calibration (CameraInfo.k)")
+        numbers = check_intrinsics(self.fx, self.fy, self.cx, self.cy, self.width, self.height)
+        for name, value in zip(("fx", "fy", "cx", "cy", "width", "height"), numbers, strict=True):
             object.__setattr__(self, name, value)
-        if self.fx <= 0 or self.fy <= 0:
-            raise CameraError(
-                f"camera focal lengths must be positive, got fx {self.fx}, fy {self.fy}: the camera is not "
-                f"calibrated, or its CameraInfo is not filled in"
-            )
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or int(value) != value or value < 1:
-                raise CameraError(f"camera {name} must be a positive number of pixels, got {value}")
-            object.__setattr__(self, name, int(value))
         pose = check_pose(self.T_world_cam)
         pose.setflags(write=False)
         object.__setattr__(self, "T_world_cam", pose)

@@ -14,6 +14,9 @@ from .cameras import CameraError, check_pose
 MODEL_RANGE = 1 / 1.35
 """Largest |coordinate| of a camera centre in training, model units."""
 
+SCALE_RANGE = (1e-12, 1e6)
+"""Model units per metre: with MAX_POSITION, coordinates in the model keep within what float32 can square."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SceneFrame:
@@ -30,8 +33,11 @@ class SceneFrame:
         anchor = check_pose(self.T_world_anchor, "T_world_anchor")
         anchor.setflags(write=False)
         object.__setattr__(self, "T_world_anchor", anchor)
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise CameraError(f"the scale of a SceneFrame must be positive, got {self.scale}")
+        low, high = SCALE_RANGE
+        if not low <= self.scale <= high:  # nor NaN
+            raise CameraError(
+                f"the scale of a SceneFrame must be positive, between {low:g} and {high:g}, got {self.scale}"
+            )
 
     @classmethod
     def fit(

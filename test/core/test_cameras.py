@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -74,12 +76,33 @@ def pose(seed, spread=1.0):
     return T
 
 
+def moved(x):
+    T = np.eye(4)
+    T[0, 3] = x
+    return T
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"fx": float("nan")}, "fx is nan"),
         ({"fy": 0.0}, "positive"),
         ({"cx": float("inf")}, "cx is inf"),
+        ({"cx": 1e39}, "principal point"),
+        ({"cy": -1e8}, "principal point"),
+        ({"fx": 1e-40}, "between"),
+        ({"fy": 1e30}, "between"),
+        ({"width": 70000}, "65535"),
+        ({"T_world_cam": moved(1e30)}, "check its unit"),
+        ({"T_world_cam": moved(-1e11)}, "check its unit"),
+        (
+            {
+                "T_world_cam": np.array(
+                    [[1e200, 1e200, 0, 0], [1e200, -1e200, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+                )
+            },
+            "normalise the quaternion",
+        ),
         ({"width": 0}, "width"),
         ({"height": 2.5}, "height"),
         ({"height": float("inf")}, "height"),
@@ -184,3 +207,22 @@ def test_frame_refuses_a_scale_that_is_none():
     for scale in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ec.CameraError, match="scale"):
             ec.SceneFrame(np.eye(4), scale)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), 0.0, -1.0, 1e300, 1e-300, float("inf")])
+def test_a_frame_with_a_scale_that_float32_cannot_hold_is_rejected(scale):
+    with pytest.raises(ec.CameraError, match="scale"):
+        ec.SceneFrame(np.eye(4), scale)
+
+
+def test_rays_are_finite_at_the_bounds():
+    """Every combination of extremes that a Camera accepts."""
+    low, high = ec.cameras.FOCAL_RANGE
+    principal = (-ec.cameras.MAX_PRINCIPAL_POINT, 0.0, ec.cameras.MAX_PRINCIPAL_POINT)
+    for fx, fy, cx, cy in itertools.product((low, high), (low, high), principal, principal):
+        camera = ec.Camera(fx, fy, cx, cy, 16, 16, moved(ec.cameras.MAX_POSITION))
+        frame = ec.SceneFrame(np.eye(4), 1e6)
+        c2w = torch.from_numpy(frame.to_model(camera.T_world_cam[None]))
+        for bf16 in (False, True):
+            for rays in ec.compute_rays(c2w, torch.tensor([camera.fxfycxcy]), camera.size, bf16):
+                assert torch.isfinite(rays).all() and torch.isfinite(rays.square()).all()

@@ -398,3 +398,23 @@ def test_support_tells_invention_from_knowledge(tiny_model, walk, frame):
     assert out.support.dtype == np.float32
     assert out.support[0] > 0.6
     assert out.support[1] == 0.0
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_cameras_at_the_bounds_give_finite_renders(tiny_model, fixed):
+    """What Camera and SceneFrame accept never makes NaN, in the keys and values either."""
+    image = np.full((32, 32, 3), 128, np.uint8)
+    low, high = ec.cameras.FOCAL_RANGE
+    far, off = ec.cameras.MAX_POSITION, ec.cameras.MAX_PRINCIPAL_POINT
+    cameras = []
+    for k, f in enumerate((30.0, low, high)):
+        for x, c in ((0.0, 16.0), (far, off), (-far, -off)):
+            T = np.eye(4)
+            T[:3, 3] = x, -x, x if k else 0
+            cameras.append(ec.Camera(f, f, c, c, 32, 32, T))
+    scene = ec.Scene(tiny_model, capacity=16, frame=ec.SceneFrame(np.eye(4), 1e6) if fixed else None)
+    for camera in cameras:
+        scene.insert(image, camera)
+    for camera in cameras:
+        assert torch.isfinite(scene.render_tensor([camera])).all()
+        assert np.isfinite(scene.render([camera]).support).all()
