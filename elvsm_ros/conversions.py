@@ -28,6 +28,9 @@ from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from elvsm_core.cameras import CameraError, check_intrinsics
+from elvsm_ros.quoting import quoted
+
 NORM_TOLERANCE = 1e-2
 """How far a quaternion's norm may be from one: more than rounding, less than a mistake."""
 
@@ -123,7 +126,7 @@ def _check_layout(message: Image) -> None:
     size = BYTES_PER_PIXEL.get(message.encoding)
     if size is None:
         raise ConversionError(
-            f"image encoding {message.encoding!r} is none that tells colours (depth, perhaps, or without an "
+            f"image encoding {quoted(message.encoding)} is none that tells colours (depth, perhaps, or without an "
             f"order of channels): publish one of {', '.join(BYTES_PER_PIXEL)}"
         )
     if message.width < 1 or message.height < 1:
@@ -159,7 +162,7 @@ def _without_padding(message: Image) -> Image:
 def _decompress(message: CompressedImage) -> RGB:
     if "compressedDepth" in message.format:
         raise ConversionError(
-            f"compressed image has format {message.format!r}, a depth image: use a colour topic"
+            f"compressed image has format {quoted(message.format)}, a depth image: use a colour topic"
         )
     # Pillow, because OpenCV fills the missing part of some damaged files with grey and says nothing.
     try:
@@ -171,7 +174,7 @@ def _decompress(message: CompressedImage) -> RGB:
             return np.array(picture.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ConversionError(
-            f"compressed image of {len(message.data)} bytes with format {message.format!r} is neither JPEG "
+            f"compressed image of {len(message.data)} bytes with format {quoted(message.format)} is neither JPEG "
             f"nor PNG"
         ) from error
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
@@ -192,7 +195,7 @@ def rgb_to_image(rgb: RGB, header: Header) -> Image:
 def rgb_to_compressed(rgb: RGB, header: Header, encoding: str, quality: int = 90) -> CompressedImage:
     """Make a CompressedImage of uint8 RGB [H, W, 3]. encoding: "jpeg" or "png"; quality: JPEG, 1 to 100."""
     if encoding not in ("jpeg", "png"):
-        raise ConversionError(f"compressed encoding must be jpeg or png, got {encoding!r}")
+        raise ConversionError(f"compressed encoding must be jpeg or png, got {quoted(encoding)}")
     buffer = io.BytesIO()
     # The lowest effort: the receiver waits for the answer longer than for a few more bytes.
     options = {"quality": quality} if encoding == "jpeg" else {"compress_level": 1}
@@ -253,8 +256,8 @@ def intrinsics(message: CameraInfo, projection: bool = False) -> Intrinsics:
 
     k and p are for the full resolution (sensor_msgs/CameraInfo): the region of interest and the binning are
     applied here. Distortion is not looked at: see rectification.py. Raises ConversionError for an
-    uncalibrated camera (zeros), NaN, focal lengths or sizes that are not positive, skew, and a region outside
-    of the image.
+    uncalibrated camera (zeros), NaN, focal lengths or sizes that are not positive, numbers that float32 does not
+    hold, skew, and a region outside of the image.
     """
     name = "p" if projection and message.p[0] else "k"  # p stays empty where nobody has rectified
     k = np.asarray(getattr(message, name), dtype=np.float64).reshape(3, -1)
@@ -285,10 +288,13 @@ def intrinsics(message: CameraInfo, projection: bool = False) -> Intrinsics:
         )
     if width < bx or height < by:
         raise ConversionError(f"camera_info bins {width}x{height} pixels by {bx}x{by}: nothing is left")
-    return Intrinsics(
-        k[0, 0] / bx, k[1, 1] / by, (k[0, 2] - roi.x_offset) / bx, (k[1, 2] - roi.y_offset) / by,
-        width // bx, height // by,
-    )  # fmt: skip
+    try:
+        return Intrinsics(*check_intrinsics(
+            k[0, 0] / bx, k[1, 1] / by, (k[0, 2] - roi.x_offset) / bx, (k[1, 2] - roi.y_offset) / by,
+            width // bx, height // by,
+        ))  # fmt: skip
+    except CameraError as error:
+        raise ConversionError(f"camera_info: {error}") from error
 
 
 def is_blank(message: CameraInfo) -> bool:

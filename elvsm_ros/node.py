@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from elvsm_ros import early_exit
+
+if __name__ == "__main__":  # what follows takes a second
+    early_exit.arm()
+
 import functools
 import gc
 import math

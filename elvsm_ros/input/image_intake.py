@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from elvsm_ros import conversions
-from elvsm_ros.conversions import RGB, Intrinsics, stamp_ns
+from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, stamp_ns
 from elvsm_ros.input.admission import Admission, Rule
 from elvsm_ros.input.camera_input import CameraInput, pose_source
 from elvsm_ros.input.clock_jumps import Order, Timeline
@@ -24,6 +24,7 @@ from elvsm_ros.input.rectification import Calibration, Lens
 from elvsm_ros.input.tf_source import MountedByTf, TfTree
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters.table import Settings
+from elvsm_ros.quoting import LONGEST_FRAME, quoted
 
 CAMERA_PATIENCE = 0.25
 """Seconds for which an image waits for older ones of the other cameras."""
@@ -97,7 +98,7 @@ class Intake:
         self._tf = tf
         self.admission = Admission(admit)
         self.counters = Counters()
-        self.world_frame = settings.world_frame.lstrip("/")
+        self.world_frame = self._set_world_frame = settings.world_frame.lstrip("/")
         self.camera: Intrinsics | None = None
         """The first camera's newest good calibration: what requests without intrinsics mean."""
         self.paused = False
@@ -144,19 +145,19 @@ class Intake:
         """Take a pose: message stamp, the frame it is given in, the pose itself, the frame that has it."""
         self.counters.poses_received += 1
         frame_id = frame_id.lstrip("/")
-        if not self.world_frame:
-            self.world_frame = frame_id
+        p, q = pose.position, pose.orientation
+        parts = stamp_ns(stamp), np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w])
+        if not self.world_frame and not self._decide_world_frame(frame_id, *parts[1:]):
+            return
         if frame_id and frame_id != self.world_frame:
             self._reports.add(
                 "pose",
-                f"pose is given in frame {frame_id!r} but the world frame is {self.world_frame!r}: set "
+                f"pose is given in frame {quoted(frame_id)} but the world frame is {quoted(self.world_frame)}: set "
                 f"world_frame, or remap the pose topic to the right source",
             )
             return
         if body_frame and body_frame != self._body_frame:
             self._see_body(body_frame)
-        p, q = pose.position, pose.orientation
-        parts = stamp_ns(stamp), np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w])
         order = self._timeline.see("pose", parts[0])
         if order is Order.STALE:
             return
@@ -170,6 +171,23 @@ class Intake:
         if order is Order.BACK:
             self._drop_pose_ahead(parts[0])
         self._add_pose(*parts)
+
+    def _decide_world_frame(
+        self, frame_id: str, translation: NDArray[np.float64], xyzw: NDArray[np.float64]
+    ) -> bool:
+        """Let the frame of a pose be the world frame, unless the pose is none."""
+        try:
+            conversions.check_pose(translation, xyzw)
+        except ConversionError as error:
+            self._reports.add("pose", str(error))
+            return False
+        if len(frame_id) > LONGEST_FRAME:
+            self._reports.add(
+                "pose", f"pose is given in frame {quoted(frame_id)}, which is too long for a name"
+            )
+            return False
+        self.world_frame = frame_id
+        return True
 
     def _refuse_old_poses(self) -> None:
         """Have the buffer say what is wrong with the late poses."""
@@ -235,8 +253,8 @@ class Intake:
             self._no_extrinsics = False
             self._reports.add(
                 "pose",
-                f"odometry tells where {self._body_frame!r} is, images come from {frame_id!r}, and body_to_camera "
-                f"says that both are the same: unless they are, set body_to_camera, or extrinsics to tf",
+                f"odometry tells where {quoted(self._body_frame)} is, images come from {quoted(frame_id)}, and "
+                f"body_to_camera says that both are the same: unless they are, set body_to_camera, or extrinsics to tf",
             )
 
     def _jump(self, stream: str) -> None:
@@ -364,6 +382,10 @@ class Intake:
     def forget_poses(self) -> None:
         """Forget poses and waiting images: the world frame is another one from now on."""
         self._forget_input()
+
+    def forget_world_frame(self) -> None:
+        """Let the next pose decide the world frame anew, unless it is set."""
+        self.world_frame = self._set_world_frame
 
     def clear(self) -> None:
         """Forget poses, waiting images and the places of keyframes; cameras and counters stay."""

@@ -18,6 +18,7 @@ from sensor_msgs.msg import CameraInfo
 
 from elvsm_ros import conversions
 from elvsm_ros.conversions import RGB, ConversionError, Intrinsics
+from elvsm_ros.quoting import quoted
 
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 """Numbers of distortion coefficients that each model may have."""
@@ -144,7 +145,7 @@ def read(message: CameraInfo, rectified: bool = False) -> Calibration:
     allowed = COEFFICIENTS.get(model)
     if allowed is None:
         raise ConversionError(
-            f"camera_info has the distortion model {message.distortion_model!r}, which is none of "
+            f"camera_info has the distortion model {quoted(message.distortion_model)}, which is none of "
             f"{', '.join(COEFFICIENTS)}: let image_proc or the driver rectify, and set images_rectified"
         )
     d = np.asarray(message.d, dtype=np.float64)

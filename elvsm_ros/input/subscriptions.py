@@ -19,6 +19,7 @@ from elvsm_ros.input.image_intake import Intake
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.qos import POSE_QOS, SENSOR_QOS, overridable
+from elvsm_ros.quoting import quoted
 
 
 @dataclasses.dataclass
@@ -187,7 +188,7 @@ class Inputs:
             behind = (self._node.get_clock().now().nanoseconds - topic.newest) / 1e9
             text += (
                 f", the newest with stamp {topic.newest / 1e9:.3f} ({abs(behind):.3f} s "
-                f"{'behind' if behind >= 0 else 'ahead of'} this node's clock) and frame {topic.frame_id!r}"
+                f"{'behind' if behind >= 0 else 'ahead of'} this node's clock) and frame {quoted(topic.frame_id)}"
             )
         text += f", {len(same)} publishers"
         if others:

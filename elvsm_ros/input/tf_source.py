@@ -13,6 +13,7 @@ from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.input.pose_source import PoseBuffer, PoseError
 from elvsm_ros.parameters.table import Settings
+from elvsm_ros.quoting import quoted
 
 
 class TfMissingError(RuntimeError):
@@ -52,7 +53,7 @@ class TfTree:
         try:
             xyzw = conversions.check_pose(translation, np.array([q.x, q.y, q.z, q.w]))
         except ConversionError as error:
-            raise PoseError("invalid", f"TF's {source!r} in {target!r}: {error}") from error
+            raise PoseError("invalid", f"TF's {quoted(source)} in {quoted(target)}: {error}") from error
         return conversions.parts_to_matrix(translation, xyzw)
 
     def from_frame(self, world_frame: str, frame_id: str) -> NDArray[np.float64]:
@@ -61,7 +62,7 @@ class TfTree:
             return self.lookup(world_frame, frame_id)
         except UnknownTransform as error:
             raise PoseError(
-                "frame", f"TF knows no transform from {frame_id!r} to {world_frame!r}: {error}"
+                "frame", f"TF knows no transform from {quoted(frame_id)} to {quoted(world_frame)}: {error}"
             ) from error
 
     def clear(self) -> None:
@@ -131,8 +132,8 @@ class TfPoses:
     def missing(self) -> str:
         """Say what the newest lookup that found nothing was about, and what to do."""
         return (
-            f"TF knows no transform from {self._camera_frame!r} to {self._world_frame!r} at an image's stamp "
-            f"({self._why}): is the localisation running, on the clock of the images? world_frame and "
+            f"TF knows no transform from {quoted(self._camera_frame)} to {quoted(self._world_frame)} at an "
+            f"image's stamp ({self._why}): is the localisation running, on the clock of the images? world_frame and "
             f"camera_frames name the ends"
         )
 
@@ -185,9 +186,9 @@ class MountedByTf:
             T_body_frame = self._tree.lookup(self._body_frame, self._camera_frame, stamp)
         except UnknownTransform as error:
             self.missing = (
-                f"TF knows no transform from {self._camera_frame!r} to {self._body_frame!r} at an image's stamp "
-                f"({error}): is robot_state_publisher running, or a static_transform_publisher for the camera? "
-                f"body_frame and camera_frames name the ends"
+                f"TF knows no transform from {quoted(self._camera_frame)} to {quoted(self._body_frame)} at an "
+                f"image's stamp ({error}): is robot_state_publisher running, or a static_transform_publisher for the "
+                f"camera? body_frame and camera_frames name the ends"
             )
             return None
         return T_world_body @ T_body_frame @ self._T_frame_cam

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from elvsm.msg import PoseUpdates
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
+from elvsm_ros.quoting import quoted
 
 MOST = 10_000
 """Poses that a message may hold."""
@@ -39,8 +40,8 @@ def parse(message: PoseUpdates, world_frame: str) -> Correction:
     frame_id = message.header.frame_id.lstrip("/")
     if frame_id and frame_id != world_frame:
         raise ConversionError(
-            f"pose updates are given in frame {frame_id!r}, but the world frame of the keyframes is "
-            f"{world_frame!r}: transform them first"
+            f"pose updates are given in frame {quoted(frame_id)}, but the world frame of the keyframes is "
+            f"{quoted(world_frame)}: transform them first"
         )
     ids, count = message.ids.tolist(), len(message.poses)
     if max(len(ids), count) > MOST:

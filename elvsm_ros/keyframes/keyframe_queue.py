@@ -103,8 +103,13 @@ class KeyframeFeed:
             self._insert(candidate)
 
     async def reset(self, wait: Wait) -> int:
-        """Forget all keyframes, poses and waiting images, and return how many keyframes there were."""
-        count, newest = await self._exchange(lambda engine: engine.clear(), wait)
+        """Forget all keyframes, poses and waiting images, and return how many keyframes there were.
+
+        The next pose decides the world frame anew.
+        """
+        count, newest = await self._exchange(
+            lambda engine: engine.clear(), wait, self._intake.forget_world_frame
+        )
         if newest:
             self._forget_keyframes()
         return count
@@ -122,9 +127,12 @@ class KeyframeFeed:
         }
         self._changed()
 
-    async def _exchange(self, job: Callable[[Engine], Any], wait: Wait) -> tuple[Any, bool]:
+    async def _exchange(
+        self, job: Callable[[Engine], Any], wait: Wait, forget: Callable[[], None] = lambda: None
+    ) -> tuple[Any, bool]:
         """Have the scene's content exchanged, and forget what is under way for the present one.
 
+        forget: called when that is certain to happen.
         Returns the job's result, and whether the books are to follow it: not when a later exchange waits.
         """
         self._worker.clear_offers()
@@ -132,6 +140,7 @@ class KeyframeFeed:
         self._epoch += 1
         epoch = self._epoch
         self._intake.clear()
+        forget()
         self._intake.held += 1  # what arrives until the exchange is through belongs to the time before
         try:
             return await wait(future), epoch == self._epoch

@@ -19,6 +19,7 @@ from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed, Loaded, Wait
 from elvsm_ros.keyframes.keyframe_topics import mean_colour
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters.table import Settings
+from elvsm_ros.quoting import LONGEST_FRAME, quoted
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ def resolve(directory: str, name: str) -> Path:
     """
     if "/" in name or "\\" in name or name in ("", ".", ".."):
         raise SceneNameError(
-            f"scene name {name!r} is not a plain file name: scenes are in one folder (scene_directory), and neither "
-            f"absolute paths nor '..' lead out of it"
+            f"scene name {quoted(name)} is not a plain file name: scenes are in one folder (scene_directory), and "
+            f"neither absolute paths nor '..' lead out of it"
         )
     if not NAME.fullmatch(name):
         raise SceneNameError(
-            f"scene name {name!r} is not made of letters, digits, '.', '_' and '-' with a letter or digit first, "
+            f"scene name {quoted(name)} is not made of letters, digits, '.', '_' and '-' with a letter or digit first, "
             f"100 at most: choose another one"
         )
     root = Path(directory).expanduser() if directory else default_directory()
@@ -65,9 +66,13 @@ def resolve(directory: str, name: str) -> Path:
         raise SceneNameError(f"scene_directory {root} cannot be made ({error}): set another one") from error
     root = root.resolve()
     path = root / (name if name.endswith(SUFFIX) else name + SUFFIX)
-    if path.is_symlink() and path.resolve().parent != root:
+    try:
+        leads_out = path.is_symlink() and path.resolve(strict=True).parent != root
+    except (OSError, RuntimeError) as error:  # a loop, or nothing where it leads to
+        raise SceneNameError(f"scene {quoted(name)} is a link that leads nowhere: remove it") from error
+    if leads_out:
         raise SceneNameError(
-            f"scene {name!r} is a link that leads out of {root}: remove it, or copy the file"
+            f"scene {quoted(name)} is a link that leads out of {root}: remove it, or copy the file"
         )
     return path
 
@@ -173,8 +178,8 @@ class SceneFiles:
         theirs, ours = str(stored.extra.get("world_frame", "")), self._intake.world_frame
         if theirs and ours and theirs != ours:
             raise SceneNameError(
-                f"the scene was recorded in the frame {theirs!r}, and the world frame here is {ours!r}: if the poses "
-                f"are given in {theirs!r}, set world_frame to it and configure the node again"
+                f"the scene was recorded in the frame {quoted(theirs)}, and the world frame here is {quoted(ours)}: if "
+                f"the poses are given in {quoted(theirs)}, set world_frame to it and configure the node again"
             )
         return ours or theirs
 
@@ -185,8 +190,8 @@ class SceneFiles:
         theirs = stored.extra.get("model", {})
         if theirs and theirs != self._model:
             notes += (
-                f"; it was saved with the model {theirs.get('name')!r} ({theirs.get('id')}), and is encoded anew with "
-                f"{self._model.get('name')!r} ({self._model.get('id')})"
+                f"; it was saved with the model {quoted(theirs.get('name'))} ({quoted(theirs.get('id'))}), and is "
+                f"encoded anew with {quoted(self._model.get('name'))} ({self._model.get('id')})"
             )
         return notes
 
@@ -197,10 +202,15 @@ def _write(path: Path, scene: StoredScene) -> None:
     write_scene(path, scene, {})
 
 
+def _is_name(text: object) -> bool:
+    """Tell whether a text can be a frame's name in a message: what has no UTF-8 would fail when it is sent."""
+    return isinstance(text, str) and len(text) <= LONGEST_FRAME and (text.isprintable() or not text)
+
+
 def _check_extra(path: Path, extra: Mapping[str, Any]) -> None:
     stamps, model = extra.get("stamps", []), extra.get("model", {})
     if not (
-        isinstance(extra.get("world_frame", ""), str)
+        _is_name(extra.get("world_frame", ""))
         and isinstance(model, dict)
         and all(isinstance(value, str) for value in model.values())
         and isinstance(stamps, list)

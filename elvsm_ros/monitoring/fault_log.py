@@ -10,17 +10,24 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
+from elvsm_ros.quoting import printable
 from elvsm_ros.worker import BusyError, StoppedError
 
 KNOWN_LIMIT = 256
 """Different messages that are remembered for throttling, and counted."""
 
+BURST = 8
+"""Different messages of one kind that are logged in a period."""
+QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?:\.\.\. \(\d+ characters\))?""")
+"""What a message quotes, as `quoted` does it."""
+
 
 class Reports:
     """Count faults by kind; log a message at once, and the same again only after `period` seconds.
 
-    Messages that differ in numbers alone are the same one. log: takes the finished line. debug: takes details
-    of what nobody foresaw. clock: seconds, steady. Safe to use from several threads.
+    Messages that differ in numbers and in what they quote are the same one; of one kind, BURST different ones are
+    logged in a period at most. log: takes the finished line. debug: takes details of what nobody foresaw. clock:
+    seconds, steady. Safe to use from several threads.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class Reports:
         self.period = period
         self._lock = threading.Lock()
         self._logged: collections.OrderedDict[str, tuple[float, int]] = collections.OrderedDict()
+        self._lines: dict[str, tuple[float, int]] = {}  # of a kind in this period: since when, and how many
         self.counts: collections.Counter[str] = collections.Counter()
         self._reasons: collections.Counter[tuple[str, str]] = collections.Counter()
         self.last = ""
@@ -44,20 +52,29 @@ class Reports:
 
     def add(self, kind: str, message: str) -> None:
         """Note a fault. Kinds are short and few; the message tells cause and remedy."""
-        now = self._clock()
-        key = kind + re.sub(r"\d+", "", message)
+        now, message = self._clock(), printable(message)
+        text = QUOTED.sub("'...'", message)
+        key = kind + re.sub(r"\d+", "", text)
         with self._lock:
             self.counts[kind] += 1
-            self._count_reason(kind, message)
+            self._count_reason(kind, text)
             self.last = self.last_of[kind] = message
             at, silent = self._logged.get(key, (-float("inf"), 0))
-            throttled = now - at < self.period
+            throttled = now - at < self.period or self._too_many(kind, now)
             self._logged[key] = (at, silent + 1) if throttled else (now, 0)
             self._logged.move_to_end(key)
             if len(self._logged) > KNOWN_LIMIT:
                 self._logged.popitem(last=False)
         if not throttled:
             self._log(f"{kind}: {message}" + (f" ({silent} more like this since)" if silent else ""))
+
+    def _too_many(self, kind: str, now: float) -> bool:
+        """Tell whether a kind has had its lines of this period; if not, take one."""
+        since, lines = self._lines.get(kind, (-float("inf"), 0))
+        if now - since >= self.period:
+            since, lines = now, 0
+        self._lines[kind] = since, lines + (lines < BURST)
+        return lines >= BURST
 
     def answer(self, kind: str, what: str, error: BaseException) -> str:
         """Note what kept a request from being served, and return what to tell whoever asked. what: failed."""

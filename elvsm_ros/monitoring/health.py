@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 DEVICE_KIND = "device"
 """Kind of the reports about what the device is short of."""
 
+DEVICE_FAULTS = (
+    "CUDA error: ", "CUDA driver error: ", "cuDNN error: ", "cuBLAS error: ", "CUBLAS_STATUS_", "CUDNN_STATUS_",
+    "Triton Error [CUDA]: ", "NVML_SUCCESS ==",
+)  # fmt: skip
+"""What PyTorch and Triton begin with where they have no type for it (torch.AcceleratorError is the driver's only). Text
+from outside, the name of a file for one, comes later in a message."""
+
 
 def is_device_fault(error: BaseException) -> bool:
     """Tell whether an exception says that the device is out of order, and not just out of memory.
@@ -34,13 +41,11 @@ def is_device_fault(error: BaseException) -> bool:
     What PyTorch has on a GPU is lost then, and every later call would fail.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    if "OutOfMemoryError" in names or not isinstance(error, RuntimeError):
+    if "OutOfMemoryError" in names:
         return False
-    text = str(error)
-    return "AcceleratorError" in names or any(
-        word in text
-        for word in ("CUDA error", "CUDA driver error", "cuBLAS", "CUBLAS_STATUS", "CUDNN_STATUS", "NVML")
-    )
+    if "AcceleratorError" in names:
+        return True
+    return type(error) is RuntimeError and str(error).startswith(DEVICE_FAULTS)
 
 
 LOGGERS = ("elvsm_core", "elvsm_ros.engine")

@@ -14,7 +14,11 @@ from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.input.pose_source import PoseError
 from elvsm_ros.parameters.table import Settings
+from elvsm_ros.quoting import quoted
 
+LONGEST = 4
+"""Times the short side that a picture's long side is rendered at: attention takes time by the square of it, and a strip
+of 1x128 pixels kept the device for minutes."""
 ENCODINGS = ("rgb8", "jpeg", "png")
 
 
@@ -69,7 +73,7 @@ def parse(
         T_world_frame = frame(context, frame_id)
     encoding = encoding or "rgb8"
     if encoding not in ENCODINGS:
-        raise RequestError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
+        raise RequestError(f"encoding {quoted(encoding)} is not one of {', '.join(ENCODINGS)}")
     if not poses:
         raise RequestError("the request holds no pose: ask for at least one")
     if len(poses) > settings.max_render_views:
@@ -113,7 +117,7 @@ def frame(context: Context, frame_id: str) -> NDArray[np.float64]:
         try:
             return context.from_frame(frame_id)
         except PoseError as error:
-            raise RequestError(f"poses are given in frame {frame_id!r}, but {error}") from error
+            raise RequestError(f"poses are given in frame {quoted(frame_id)}, but {error}") from error
     check_frame(frame_id, context.world_frame)
     return np.eye(4)
 
@@ -123,9 +127,9 @@ def check_frame(frame_id: str, world_frame: str) -> None:
     frame_id = frame_id.lstrip("/")
     if frame_id and frame_id != world_frame:
         raise RequestError(
-            f"poses are given in frame {frame_id!r}, but only the world frame "
-            f"{world_frame!r} is known: transform them first" if world_frame else
-            f"poses are given in frame {frame_id!r}, but no pose has arrived that tells the world frame: "
+            f"poses are given in frame {quoted(frame_id)}, but only the world frame "
+            f"{quoted(world_frame)} is known: transform them first" if world_frame else
+            f"poses are given in frame {quoted(frame_id)}, but no pose has arrived that tells the world frame: "
             f"wait, or set world_frame"
         )  # fmt: skip
 
@@ -135,12 +139,15 @@ def render_size(
 ) -> tuple[int, int]:
     """Return the (height, width) to render at for a camera: its own, or one with the model's own short side.
 
-    The long side follows the aspect, to a multiple of the patch; resampled back, nothing is cut off.
+    The long side follows the aspect, to a multiple of the patch, and is LONGEST times the short one at most: what is
+    longer is rendered with pixels that are not square. Resampled back, nothing is cut off.
     """
     if resolution == "requested":
         return camera.height, camera.width
     scale = min(native_size) / min(camera.height, camera.width)
+    longest = max(LONGEST * min(native_size), *native_size)
     height, width = (
-        max(patch, round(side * scale / patch) * patch) for side in (camera.height, camera.width)
+        max(patch, round(min(longest, side * scale) / patch) * patch)
+        for side in (camera.height, camera.width)
     )
     return height, width

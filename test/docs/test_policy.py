@@ -54,10 +54,9 @@ def described(repository: Path, heading: str) -> set[str]:
 
 def test_the_node_may_do_what_it_does(policy: dict[str, Rules], repository: Path) -> None:
     rules = policy["elvsm"]
-    every = {"/parameter_events"}
-    reads = described(repository, "Topics that it reads") | {"/tf", "/tf_static", "/clock"} | every
+    reads = described(repository, "Topics that it reads") | {"/tf", "/tf_static", "/clock"}
     assert rules["topics", "subscribe"] == reads
-    writes = described(repository, "Topics that it publishes") | {"/rosout"} | every
+    writes = described(repository, "Topics that it publishes") | {"/rosout", "/parameter_events"}
     assert rules["topics", "publish"] == writes
     services = described(repository, "Services") | {f"/elvsm/{name}" for name in SERVED_BY_EVERY_NODE}
     assert rules["services", "reply"] == services
@@ -87,7 +86,7 @@ def test_the_viewer_may_do_what_it_does(policy: dict[str, Rules], viewer, reposi
         return {name for name, _ in pairs if "/_action/" not in name}
 
     subscribed = names(viewer.get_subscriber_names_and_types_by_node("elvsm_viewer", "/"))
-    assert rules["topics", "subscribe"] == subscribed | {"/clock", "/parameter_events"}
+    assert rules["topics", "subscribe"] == subscribed | {"/clock"}
     published = names(viewer.get_publisher_names_and_types_by_node("elvsm_viewer", "/"))
     assert rules["topics", "publish"] == published
     called = names(viewer.get_client_names_and_types_by_node("elvsm_viewer", "/"))

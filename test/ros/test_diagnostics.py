@@ -104,7 +104,7 @@ def test_reasons_are_counted_without_their_numbers() -> None:
     reports.add("pose", "pose has NaN")
     assert reports.reasons(8) == [("image", "image is #x#, not #", 5), ("pose", "pose has NaN", 1)]
     for i in range(2000):
-        reports.add("x", "message " + "ab"[i % 2] * i)
+        reports.add("x", "message " + f"{i:b}".replace("0", "a").replace("1", "b"))
     assert len(reports.reasons(10_000)) == 256 and reports.reasons(1)[0][2] == 5
 
 

@@ -11,14 +11,17 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import rclpy
+import torch
 from rclpy.executors import SingleThreadedExecutor
 from rig import PATIENCE, pose_at, wait_until
 from std_srvs.srv import Trigger
 
 from elvsm_core.keyframes import admit
 from elvsm_ros.input.admission import SECOND, Admission, Rule
-from elvsm_ros.monitoring.fault_log import KNOWN_LIMIT, Reports
+from elvsm_ros.monitoring.fault_log import BURST, KNOWN_LIMIT, Reports
+from elvsm_ros.monitoring.health import is_device_fault
 from elvsm_ros.monitoring.stats import Window
+from elvsm_ros.quoting import quoted
 from elvsm_ros.rclpy_support import answer_by_future
 
 RULE = Rule(distance=0.2, angle=math.radians(15), rate=0.0)
@@ -110,6 +113,92 @@ def test_reports_remember_a_bounded_number_of_lines(clock: Clock) -> None:
     for i in range(3 * KNOWN_LIMIT):
         reports.add("x", "message " + "ab"[i % 2] * i)
     assert len(reports._logged) == KNOWN_LIMIT
+
+
+def test_what_is_quoted_makes_no_other_line_and_a_kind_has_few(clock: Clock) -> None:
+    lines: list[str] = []
+    reports = Reports(lines.append, clock=clock)
+    for name in ("a", "b'c", 'd"e', "\x1b[2J\n", "x" * 10**6):
+        reports.add("pose", f"pose is given in frame {quoted(name)}")
+    assert len(lines) == 1
+    assert len(reports.last) < 200 and reports.last.isprintable()
+    assert reports.reasons(5) == [("pose", "pose is given in frame '...'", 5)]
+    for i in range(1000):
+        assert admission.offer(pose_at(i * 0.25), i, RULE) is not None
+    assert admission.offer(pose_at(100.05), 2000, RULE) is None
+
+
+def test_percentiles_of_the_newest_values() -> None:
+    window = Window(length=100)
+    assert math.isnan(window.percentile(50))
+    for value in range(1000):
+        window.add(value)
+    assert len(window) == 100
+    assert (window.percentile(50), window.percentile(95), window.percentile(100)) == (949, 994, 999)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_same_line_is_throttled_and_other_lines_are_not(clock: Clock) -> None:
+    lines: list[str] = []
+    reports = Reports(lines.append, period=5.0, clock=clock)
+    for i in range(10):
+        reports.add("image", f"image {i} is bad")
+    reports.add("image", "camera is bad")
+    assert lines == ["image: image 0 is bad", "image: camera is bad"]
+    clock.now = 5.1
+    reports.add("image", "image 11 is bad")
+    assert lines[2:] == ["image: image 11 is bad (9 more like this since)"]
+    assert reports.counts == {"image": 12}
+    assert reports.last == "image 11 is bad"
+
+
+def test_reports_remember_a_bounded_number_of_lines(clock: Clock) -> None:
+    reports = Reports(lambda line: None, clock=clock)
+    for i in range(3 * KNOWN_LIMIT):
+        reports.add("x", "message " + "ab"[i % 2] * i)
+    assert len(reports._logged) == KNOWN_LIMIT
+
+
+def test_what_is_quoted_makes_no_other_line_and_a_kind_has_few(clock: Clock) -> None:
+    lines: list[str] = []
+    reports = Reports(lines.append, clock=clock)
+    for name in ("a", "b'c", 'd"e', "\x1b[2J\n", "x" * 10**6):
+        reports.add("pose", f"pose is given in frame {quoted(name)}")
+    assert len(lines) == 1
+    assert len(reports.last) < 200 and reports.last.isprintable()
+    assert reports.reasons(5) == [
+        ("pose", "pose is given in frame '...'", 4),
+        ("pose", reports.reasons(2)[1][1], 1),
+    ]
+    for i in range(1000):
+        reports.add("clock", "nobody quoted " + "ab"[i % 2] * i + "\x1b[31m" + "z" * 10**4)
+    assert len(lines) == 1 + BURST and all(line.isprintable() and len(line) < 1100 for line in lines)
+    clock.now = 5.1
+    reports.add("clock", "another period")
+    assert lines[-1] == "clock: another period"
+
+
+def test_faults_of_the_device_are_told_from_what_a_message_quotes() -> None:
+    for text in (
+        "CUDA error: an illegal memory access was encountered",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+    ):
+        assert is_device_fault(RuntimeError(text))
+        assert not is_device_fault(RuntimeError(f"Symlink loop from '/tmp/{text}/NVML'"))
+        assert not is_device_fault(OSError(text))
+    assert is_device_fault(torch.AcceleratorError("of the driver"))
+    assert not is_device_fault(torch.OutOfMemoryError("CUDA error: out of memory"))
 
 
 def test_unforeseen_faults_name_the_exception(clock: Clock) -> None:

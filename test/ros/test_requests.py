@@ -81,7 +81,7 @@ def unnormalised_pose() -> Pose:
         ({"poses": [unnormalised_pose()]}, "pose 0: .*norm"),
         ({"width": 8192, "height": 8192}, "8192x8192, .*more pixels than max_render_pixels"),
         ({"poses": [Pose()] * 64, "width": 512, "height": 512}, "64 images of 512x512"),
-        ({"width": 4, "height": 40_000}, "rendered at 32x320000"),
+        ({"width": 4, "height": 2_000_000}, "4x2000000, rendered at 32x128"),
         ({"width": 64}, "half given"),
         ({"height": 64}, "half given"),
         ({"encoding": "webp"}, "encoding 'webp' is not one of rgb8, jpeg, png"),
@@ -112,7 +112,8 @@ def test_before_anything_was_seen() -> None:
         ((64, 64), (128, 128), (128, 128)),
         ((480, 640), (128, 128), (128, 168)),  # 170.7 to the next multiple of 8
         ((640, 480), (128, 128), (168, 128)),
-        ((100, 5000), (128, 256), (128, 6400)),
+        ((100, 5000), (128, 256), (128, 512)),  # no longer: pixels are not square then
+        ((128, 1), (32, 160), (160, 32)),
     ],
 )
 def test_renders_with_the_models_own_short_side(
