@@ -67,9 +67,9 @@ def resolve(directory: str, name: str) -> Path:
     root = root.resolve()
     path = root / (name if name.endswith(SUFFIX) else name + SUFFIX)
     try:
-        leads_out = path.is_symlink() and path.resolve(strict=True).parent != root
-    except (OSError, RuntimeError) as error:  # a loop, or nothing where it leads to
-        raise SceneNameError(f"scene {quoted(name)} is a link that leads nowhere: remove it") from error
+        leads_out = path.is_symlink() and path.resolve().parent != root
+    except (OSError, RuntimeError) as error:  # a loop
+        raise SceneNameError(f"scene {quoted(name)} is a link that leads to itself: remove it") from error
     if leads_out:
         raise SceneNameError(
             f"scene {quoted(name)} is a link that leads out of {root}: remove it, or copy the file"

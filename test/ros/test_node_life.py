@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -200,6 +202,42 @@ def test_a_signal_before_the_node_is_made_is_no_error(small_model: Path) -> None
     starting = NodeProcess(program=["-c", STOPPED_BEFORE_THE_NODE], model=str(small_model))
     assert starting.wait() == 0, starting.output
     assert "elvsm_node:" not in starting.output
+
+
+IMPORTING = """
+import os, signal, sys
+from elvsm_ros import early_exit
+early_exit.arm()
+class Import:  # the signal comes when the first heavy package is asked for
+    def find_spec(self, name, path, target=None):
+        if name == "rclpy":
+            os.kill(os.getpid(), int(sys.argv[1]))
+sys.meta_path.insert(0, Import())
+import elvsm_ros.node
+print("imported")
+"""
+
+
+@SIGNALS
+def test_a_signal_during_the_imports_is_no_error(number: int) -> None:
+    command = [sys.executable, "-c", IMPORTING, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("program", [("-m", "elvsm_ros.node"), ("scripts/elvsm_node",)])
+def test_programs_look_after_signals_before_they_import(program: tuple[str, ...], tmp_path: Path) -> None:
+    """Whatever is imported first of what takes long finds them taken care of."""
+    (tmp_path / "rclpy.py").write_text(
+        "import os, signal\nos.write(1, repr(signal.getsignal(signal.SIGTERM)).encode())\nos._exit(3)\n"
+    )
+    (tmp_path / "builtin_interfaces.py").write_text("import rclpy\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *program], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": path}, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.returncode == 3 and "arm" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux's shared memory files in /dev/shm")

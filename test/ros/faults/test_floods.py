@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import Pose
+from geometry_msgs.msg import Point, Pose, PoseStamped
+from lifecycle_msgs.msg import State
 from rclpy.action import ActionClient
-from rig import CAMERA, NodeProcess, Peer, header, picture, pose_at, running, wait_until
-from std_srvs.srv import SetBool
+from rig import CAMERA, NodeProcess, Peer, header, picture, pose_at, running, state, wait_until
+from std_srvs.srv import SetBool, Trigger
 
 from elvsm.action import RenderTrajectory
 from elvsm.msg import PoseUpdates
-from elvsm.srv import RenderViews
+from elvsm.srv import LoadScene, RenderViews, SaveScene
+from elvsm_core.persistence import read_scene, write_scene
 from elvsm_ros import conversions
 
 MEGABYTE = 2**20
@@ -74,9 +77,14 @@ def test_pictures_that_take_longer_to_decode_than_to_arrive(small_model: Path) -
 
 
 @pytest.fixture(scope="module")
-def pair(small_model: Path) -> Iterator[tuple[NodeProcess, Peer]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture(scope="module")
+def pair(small_model: Path, folder: Path) -> Iterator[tuple[NodeProcess, Peer]]:
     """Return a node with a keyframe, shared by what follows, and a peer for it."""
-    with running(model=str(small_model), insert_queue=4, sync_queue=5) as pair:
+    with running(model=str(small_model), insert_queue=4, sync_queue=5, scene_directory=str(folder)) as pair:
         pair[1].insert(picture(0), pose_at(0.0))
         yield pair
 
@@ -131,6 +139,87 @@ def test_a_goal_with_more_poses_than_allowed(pair: tuple[NodeProcess, Peer]) -> 
             answers(peer)
     finally:
         peer.on_executor(client.destroy)
+
+
+def test_texts_of_megabytes_are_neither_kept_nor_logged(pair: tuple[NodeProcess, Peer]) -> None:
+    node, peer = pair
+    with frugal(node, 100):
+        for letter in "abcdefghijklmnopqrstuvwxyz":
+            request = RenderViews.Request(poses=[Pose()], encoding="\x1b[2J" + letter * 2_000_000)
+            answer = peer.call(RenderViews, "/elvsm/render_views", request)
+            assert not answer.success and "is not one of rgb8" in answer.message
+            assert len(answer.message) < 300 and answer.message.isprintable()
+        answer = peer.call(SaveScene, "/elvsm/save_scene", SaveScene.Request(name="../" + "x" * 2_000_000))
+        assert not answer.success and len(answer.message) < 400
+    lines = [line for line in list(node.lines) if "is not one of rgb8" in line]
+    assert len(lines) < 10 and all(len(line) < 400 and line.isprintable() for line in lines)
+    answers(peer)
+
+
+def test_frames_that_change_with_every_pose(pair: tuple[NodeProcess, Peer]) -> None:
+    node, peer = pair
+    mark = len(node.lines)
+    for i in range(300):
+        frame = "frame_" + "".join(chr(97 + int(digit)) for digit in str(i))
+        peer.send_pose(peer.next_stamp(0.01), pose_at(9.0), frame)
+        time.sleep(0.002)
+    node.wait_for("but the world frame is 'map'")
+    answers(peer)
+    assert len([line for line in list(node.lines)[mark:] if "but the world frame is" in line]) < 10
+
+
+def reset(peer: Peer) -> None:
+    answer = peer.call(Trigger, "/elvsm/reset", Trigger.Request())
+    assert answer.success, answer.message
+
+
+def test_a_bad_pose_does_not_decide_the_world_frame_and_reset_helps_against_a_wrong_one(
+    pair: tuple[NodeProcess, Peer],
+) -> None:
+    node, peer = pair
+    reset(peer)
+    peer.pose.publish(
+        PoseStamped(header=header(peer.next_stamp(), "nowhere"), pose=Pose(position=Point(x=float("nan"))))
+    )
+    node.wait_for("pose has NaN")
+    peer.insert(picture(0), pose_at(0.0))
+    reset(peer)
+    peer.send_pose(peer.next_stamp(), pose_at(0.0), "wrong")
+    peer.send_frame(picture(0), pose_at(0.0))
+    peer.wait_for_status(lambda s: "but the world frame is 'wrong'" in s.last_error, "what is wrong")
+    reset(peer)
+    peer.insert(picture(0), pose_at(0.0))
+    answers(peer)
+
+
+def test_a_strip_is_rendered_without_taking_its_length_squared(pair: tuple[NodeProcess, Peer]) -> None:
+    _, peer = pair
+    for width, height in ((1, 1000), (1000, 1), (3, 8000)):
+        answer = peer.render([pose_at(0.1)], width=width, height=height, timeout=20.0)
+        assert answer.success, answer.message
+        assert (answer.images[0].width, answer.images[0].height) == (width, height)
+
+
+def test_scene_files_that_cannot_be_sent_about_and_links_to_themselves(
+    pair: tuple[NodeProcess, Peer], folder: Path
+) -> None:
+    node, peer = pair
+    saved = peer.call(SaveScene, "/elvsm/save_scene", SaveScene.Request(name="good"))
+    assert saved.success, saved.message
+    before = peer.render([pose_at(0.1)]).images[0].data
+    stored = read_scene(folder / "good.safetensors")
+    for frame in ("\ud800", "x" * 1000, "\x1b[2J"):
+        odd = dataclasses.replace(stored, extra={**stored.extra, "world_frame": frame})
+        write_scene(folder / "odd.safetensors", odd, {})
+        answer = peer.call(LoadScene, "/elvsm/load_scene", LoadScene.Request(name="odd"))
+        assert not answer.success and "no elvsm node wrote" in answer.message, answer.message
+    (folder / "NVML.safetensors").symlink_to(folder / "NVML.safetensors")
+    for kind, name in ((LoadScene, "load_scene"), (SaveScene, "save_scene")):
+        answer = peer.call(kind, f"/elvsm/{name}", kind.Request(name="NVML"))
+        assert kind is SaveScene or not answer.success, answer.message
+    assert "the device failed" not in node.output and state(peer) == State.PRIMARY_STATE_ACTIVE
+    assert peer.render([pose_at(0.1)]).images[0].data == before
+    assert peer.fresh_status().keyframes == len(stored.views)
 
 
 def test_images_behind_a_correction_that_has_to_wait(pair: tuple[NodeProcess, Peer]) -> None:
