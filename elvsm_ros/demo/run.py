@@ -34,7 +34,7 @@ def run(options: Options) -> int:
     children: list[Child] = []
     try:
         return _run(options, console, children)
-    except (BagError, ParameterError) as error:
+    except (BagError, ParameterError, OSError) as error:
         _complain(console, str(error))
         return 2
     except (CallFailed, ProcessDied) as error:

@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from elvsm_core import owned
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.recordings.bag_reader import SECOND
 from elvsm_ros.recordings.bag_writer import CameraBagWriter
@@ -21,6 +22,10 @@ BATCH = 4
 """Images that a thread draws at once: few, so that drawing can be interrupted."""
 TILES = 96
 """Textures to choose from: one room shows a few dozen, and each takes its time to make."""
+KIND = "drawn walk"
+"""What the markers of drawn walks say."""
+NAME = re.compile(r"walk_[0-9a-f]{12}")
+"""`WalkSettings.key` of any settings."""
 START = 1_700_000_000 * SECOND
 """Stamp of the first pose."""
 
@@ -57,16 +62,17 @@ class WalkSettings:
 
 
 def forget_walks(folder: Path) -> None:
-    """Remove walks that were drawn in a folder, and what is left of unfinished ones."""
-    for old in folder.glob("*walk_*"):
-        shutil.rmtree(old, ignore_errors=True)
+    """Remove walks that this program drew in a folder. What carries no marker of its own stays, whatever its name."""
+    for old in folder.iterdir():
+        if NAME.fullmatch(old.name) and owned.is_owned(old, KIND):
+            owned.remove(old, KIND)
 
 
 def draw_walk(path: Path, settings: WalkSettings, progress: Callable[[int, int], None]) -> None:
     """Draw a walk and write it as a rosbag2. progress: called with the number of images drawn, and of all.
 
     Poses are recorded three times as often as images, and never at the very moment of one: whoever needs an
-    image's pose has to interpolate.
+    image's pose has to interpolate. The recording is marked as one that `forget_walks` removes.
     """
     import torch
 
@@ -105,7 +111,7 @@ def draw_walk(path: Path, settings: WalkSettings, progress: Callable[[int, int],
     pool = ThreadPoolExecutor(os.cpu_count())
     done = 0
     try:
-        with CameraBagWriter(path) as bag:
+        with CameraBagWriter(path, owned_as=KIND) as bag:
             for chosen, images in zip(batches, pool.map(draw, batches), strict=True):
                 for index, image in zip(chosen, images, strict=True):
                     for k in range(index - 3, index, 2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -97,6 +96,8 @@ def _run(options: Options, console: Console, stop: _Stop) -> int:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         options.out.mkdir(parents=True, exist_ok=True)
         # PyTorch takes seconds to import: a recording that cannot be used is told about before.
+        from elvsm_core import owned
+        from elvsm_ros.evaluation.journal import KIND
         from elvsm_ros.evaluation.measure import UNFINISHED, evaluate
         from elvsm_ros.evaluation.replay import Source
 
@@ -104,7 +105,7 @@ def _run(options: Options, console: Console, stop: _Stop) -> int:
             results = evaluate(Source(bag, streams, ends), settings, options, tell)
     _report(options, console, results)
     if not results.goes_on:
-        shutil.rmtree(options.out / UNFINISHED, ignore_errors=True)
+        owned.remove(options.out / UNFINISHED, KIND)
     if results.incomplete:
         _complain(f"{results.incomplete}; the results until then are in {options.out}")
         return 2

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from elvsm_core import owned
 from elvsm_ros.conversions import RGB
 
 NO_PICTURE = np.zeros((0, 0, 3), np.uint8)
+KIND = "unfinished evaluation"
+"""What the marker of a journal's folder says."""
 VERSION = 1
 """Of the records: goes up when what is measured, or how, changes."""
 
@@ -36,16 +38,18 @@ class Record:
 class Journal:
     """Keep records in a folder, until somebody removes it. key: what the records depend on, as JSON has it.
 
-    `found` is the number of records that were there already.
+    `found` is the number of records that were there already. Raises ForeignFolderError for a folder that is not one of
+    a journal, and OSError.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any]):
         self._folder = folder
         text = json.dumps({"version": VERSION, **key}, indent=1, sort_keys=True)
         file = folder / "key.json"
+        owned.claim(folder, KIND)
         if not (file.is_file() and file.read_text() == text):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            owned.remove(folder, KIND)
+            owned.claim(folder, KIND)
             file.write_text(text)
         self.found = sum(1 for _ in folder.glob("*.npz"))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
+from elvsm_core import owned
 from elvsm_ros.conversions import RGB, Intrinsics, camera_info, matrix_to_pose, rgb_to_compressed
 from elvsm_ros.recordings.bag_reader import CAMERA_INFO, COMPRESSED, POSE, SECOND, Streams, Topic
 
@@ -27,6 +27,8 @@ STREAMS = Streams(
     Topic("/camera/pose", POSE, 0),
 )
 """What is written; the counts say nothing."""
+PARTIAL = "unfinished recording"
+"""The kind of the temporary folders, see `elvsm_core.owned`."""
 
 
 class CameraBagWriter:
@@ -34,20 +36,26 @@ class CameraBagWriter:
 
     The folder `path` appears, complete, when the block ends without an exception; until then there is only a
     hidden temporary folder beside it. Stamps are nanoseconds and must not go backwards within a topic; they are
-    also the time of recording. Raises FileExistsError when `path` is there already.
+    also the time of recording. owned_as: kind of a recording that the program may delete (`elvsm_core.owned`); None: it
+    belongs to the user. Raises FileExistsError when `path` is there already.
     """
 
     def __init__(
-        self, path: str | Path, world_frame: str = "map", camera_frame: str = "camera_optical_frame"
+        self,
+        path: str | Path,
+        world_frame: str = "map",
+        camera_frame: str = "camera_optical_frame",
+        owned_as: str | None = None,
     ):
         self.path = Path(path)
-        if self.path.exists():
-            raise FileExistsError(f"{self.path} is there already: remove it, or write elsewhere")
+        if self.path.exists() or self.path.is_symlink():
+            raise FileExistsError(f"{self.path} is there already: move it away, or write elsewhere")
+        self._owned_as = owned_as
         self.world_frame, self.camera_frame = world_frame, camera_frame
 
     def __enter__(self) -> CameraBagWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        self._cleanup = contextlib.ExitStack()
+        self._folder = self._cleanup.enter_context(owned.temporary(self.path.parent, PARTIAL))
         typestore = get_typestore(Stores.ROS2_KILTED)
         self._writer = Writer(self._folder / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
@@ -61,9 +69,11 @@ class CameraBagWriter:
         try:
             self._writer.close()
             if kind is None:
+                if self._owned_as is not None:
+                    owned.mark(self._folder / self.path.name, self._owned_as)
                 os.replace(self._folder / self.path.name, self.path)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._cleanup.close()
 
     def add_image(self, stamp: int, rgb: RGB, camera: Intrinsics, quality: int = 92) -> None:
         """Write an image, uint8 RGB [H, W, 3], as JPEG, and the CameraInfo that belongs to it."""

@@ -15,6 +15,9 @@ import imageio_ffmpeg
 import pytest
 from recordings import write_topics, write_walk
 
+from elvsm_core import owned
+from elvsm_ros.demo.walk import KIND
+
 SECONDS = 5
 
 
@@ -157,6 +160,32 @@ def test_the_nodes_death_is_noticed(out: Path, blind_model: Path) -> None:
     assert process.returncode == 1, output
     assert "elvsm_node ended with status -9" in output
     assert alive(started) == {}
+
+
+def test_an_output_folder_keeps_what_is_not_the_demos_own(tmp_path: Path, blind_model: Path) -> None:
+    """Walks that the demo drew before go; folders that are called like them, or nearly so, stay."""
+    out = tmp_path / "recordings"
+    foreign = ("office_walk_2024", "moonwalk_photos", "dogwalk_", "walk_0123456789ab", ".walk_0123456789ab.x")
+    for name in foreign:
+        (out / name).mkdir(parents=True)
+        (out / name / "photo.jpg").write_bytes(b"mine")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "photo.jpg").write_bytes(b"mine")
+    (out / "walk_aaaaaaaaaaaa").symlink_to(linked)
+    drawn = out / "walk_bbbbbbbbbbbb"
+    owned.claim(drawn, KIND)
+    (drawn / "old.mcap").write_bytes(b"drawn")
+    process = start(out, "--seconds", 2, "--model", blind_model, "--film-frames", 0)
+    wait_for(lambda: find(process, "elvsm_ros.bag_player"), process)
+    process.send_signal(signal.SIGINT)
+    finish(process, timeout=20)
+    for folder in (*(out / name for name in foreign), out / "walk_aaaaaaaaaaaa"):
+        assert (folder / "photo.jpg").read_bytes() == b"mine"
+    assert not drawn.exists()
+    (new,) = (p for p in out.iterdir() if owned.is_owned(p, KIND))
+    assert (new / "metadata.yaml").is_file()
+    assert not list(out.glob(f"{owned.TEMPORARY}*"))
 
 
 def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:

@@ -67,6 +67,20 @@ def test_what_can_be_read_is_evaluated_and_the_rest_told(
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
+def test_a_folder_of_somebody_else_is_not_taken_for_an_unfinished_evaluation(
+    turning_bag: Path, blind_model: Path, tmp_path: Path, capsys
+) -> None:
+    mine = tmp_path / "out" / "unfinished"
+    mine.mkdir(parents=True)
+    (mine / "thesis.tex").write_text("mine")
+    status, _ = evaluate(turning_bag, blind_model, tmp_path / "out")
+    assert status == 2
+    assert (
+        str(mine) in (error := " ".join(capsys.readouterr().err.split())) and "choose another folder" in error
+    )
+    assert [(p.name, p.read_text()) for p in mine.iterdir()] == [("thesis.tex", "mine")]
+
+
 def test_a_cut_that_lies_behind_what_is_used_does_not_matter(
     chunked: Path, blind_model: Path, tmp_path: Path
 ) -> None:
