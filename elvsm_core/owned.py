@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from pathlib import Path
 MARKER = ".elvsm-owned"
 """The file that marks a folder: JSON with the program's name, the folder's kind and its name."""
 PROGRAM = "elvsm"
-TEMPORARY = ".elvsm-temporary."
-"""What the names of temporary folders begin with."""
+SUFFIX = ".part"
+"""What the names of temporary folders end with: .NAME.abcdefgh.part, beside NAME."""
+ATTEMPTS = 20
 LONGEST_MARKER = 4096
 """Bytes that are read of a marker."""
 
@@ -88,27 +90,46 @@ def remove(folder: Path, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def temporary(parent: Path, kind: str) -> Iterator[Path]:
-    """Make a hidden folder in `parent` that is deleted at the end, and delete those that killed programs left."""
-    parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(parent, kind)
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=parent))
-    mark(folder, kind)
-    with open(folder / MARKER, "rb") as marker:
+def temporary(path: Path, kind: str) -> Iterator[Path]:
+    """Make a hidden folder beside `path`, in which what will be at `path` is prepared; it is deleted at the end.
+
+    Those for the same path that killed programs left are deleted before. Any number of threads and processes can
+    prepare the same path at the same time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path, kind)
+    for attempt in range(ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=SUFFIX, dir=path.parent))
+        try:
+            marker = open(folder / MARKER, "x", encoding="utf-8")  # noqa: SIM115
+            break
+        except FileNotFoundError:  # somebody took it for one that a killed program left, empty as it was
+            if attempt == ATTEMPTS - 1:
+                raise
+    with marker:
         fcntl.flock(marker, fcntl.LOCK_EX)  # whoever finds it unlocked knows that its program is dead
+        json.dump(_content(folder, kind), marker)
+        marker.flush()
         try:
             yield folder
         finally:
-            remove(folder, kind)
+            with contextlib.suppress(OSError):  # what is left is deleted by the next one
+                remove(folder, kind)
 
 
-def _remove_leftovers(parent: Path, kind: str) -> None:
-    for folder in parent.iterdir():
-        if not folder.name.startswith(TEMPORARY) or not is_owned(folder, kind):
+def _remove_leftovers(path: Path, kind: str) -> None:
+    name = re.compile(rf"\.{re.escape(path.name[:100])}\.[a-z0-9_]{{8}}{re.escape(SUFFIX)}")
+    for entry in list(os.scandir(path.parent)):
+        if not name.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
-        with contextlib.suppress(OSError), open(folder / MARKER, "rb") as marker:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(folder, kind)
+        folder = Path(entry.path)
+        with contextlib.suppress(OSError):
+            if not os.listdir(folder):
+                folder.rmdir()  # killed before it was marked
+            elif is_owned(folder, kind):
+                with open(folder / MARKER, "rb") as marker:
+                    fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(folder, kind)
 
 
 def _content(folder: Path, kind: str) -> dict[str, str]:

@@ -22,8 +22,9 @@ from .frame_policy import FramePolicy
 from .images import ImageLike
 from .model import EfficientLVSM
 from .paging import Pager
-from .persistence import Keyframe, StoredScene, read_scene, write_scene
+from .persistence import Keyframe, StoredScene, write_scene
 from .rendering import PendingRendering, Plan, Rendering, SceneError, check_request, choose, support_by
+from .scene_reading import read_scene
 from .store import KeyframeStore
 
 P = TypeVar("P")
@@ -249,9 +250,7 @@ class Scene:
                 f"the images of the stored scene have {width}x{height} pixels and this scene's have "
                 f"{own_width}x{own_height}: make a scene with image_size ({height}, {width})"
             )
-        store = KeyframeStore()
-        for view, keyframe in stored.views.items():
-            store.add(view, keyframe)
+        store = KeyframeStore.of(stored.views)
         while self._max_keyframes is not None and len(store) > self._max_keyframes:
             store.remove(store.most_redundant())
         return Unpacked(store, stored.frame, stored.next_id)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 LATEST = (2**31 - 1) * 1_000_000_000
 """Nanoseconds: the last stamp that a message can hold."""
+LONGEST_TEXT = 255
+"""Characters of a name in a scene file."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -63,7 +65,11 @@ def resolve(directory: str, name: str) -> Path:
         # Images of somebody's home: nobody else's business.
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise SceneNameError(f"scene_directory {root} cannot be made ({error}): set another one") from error
+        there = next((p for p in (root, *root.parents) if p.exists() and not p.is_dir()), None)
+        what = f"{there} is a file" if there is not None else str(error)
+        raise SceneNameError(
+            f"scene_directory {root} cannot be made ({what}): set it to a folder, or move that away"
+        ) from error
     root = root.resolve()
     path = root / (name if name.endswith(SUFFIX) else name + SUFFIX)
     try:
@@ -202,17 +208,12 @@ def _write(path: Path, scene: StoredScene) -> None:
     write_scene(path, scene, {})
 
 
-def _is_name(text: object) -> bool:
-    """Tell whether a text can be a frame's name in a message: what has no UTF-8 would fail when it is sent."""
-    return isinstance(text, str) and len(text) <= LONGEST_FRAME and (text.isprintable() or not text)
-
-
 def _check_extra(path: Path, extra: Mapping[str, Any]) -> None:
     stamps, model = extra.get("stamps", []), extra.get("model", {})
     if not (
-        _is_name(extra.get("world_frame", ""))
+        _plain(extra.get("world_frame", ""))
         and isinstance(model, dict)
-        and all(isinstance(value, str) for value in model.values())
+        and all(_plain(value) for value in model.values())
         and isinstance(stamps, list)
         and all(isinstance(stamp, int) for stamp in stamps)
     ):
@@ -221,9 +222,14 @@ def _check_extra(path: Path, extra: Mapping[str, Any]) -> None:
         )
 
 
+def _plain(text: object) -> bool:
+    """Return whether a text can be a name in messages: short, of printable characters (without UTF-8, sending fails)."""
+    return isinstance(text, str) and len(text) <= LONGEST_TEXT and text.isprintable()
+
+
 def _read(path: Path, scene: Any) -> tuple[StoredScene, Loaded]:
     """Read and check a file, and make ready what the scene and the books about it need."""
-    from elvsm_core.persistence import read_scene
+    from elvsm_core.scene_reading import read_scene
 
     stored = read_scene(path)
     if not stored.views:

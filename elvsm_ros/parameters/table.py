@@ -38,7 +38,7 @@ class Settings:
         1000,
         "Keyframes kept in host memory; beyond it the most redundant one is forgotten.",
         low=1,
-        high=100_000,
+        high=20_000,
     )
     image_size: tuple[int, ...] = parameter(
         (0, 0), "Height and width in pixels that keyframes are cropped and resized to; [0, 0]: what the "

@@ -55,7 +55,7 @@ class CameraBagWriter:
 
     def __enter__(self) -> CameraBagWriter:
         self._cleanup = contextlib.ExitStack()
-        self._folder = self._cleanup.enter_context(owned.temporary(self.path.parent, PARTIAL))
+        self._folder = self._cleanup.enter_context(owned.temporary(self.path, PARTIAL))
         typestore = get_typestore(Stores.ROS2_KILTED)
         self._writer = Writer(self._folder / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()

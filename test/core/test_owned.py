@@ -115,11 +115,11 @@ def test_an_empty_folder_and_one_whose_claim_was_killed_can_be_claimed(tmp_path:
 
 
 def test_temporary_folders_of_killed_programs_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    foreign = tmp_path / f"{owned.TEMPORARY}abc"
+    foreign = tmp_path / f".target.abcdefgh{owned.SUFFIX}"
     unmarked(foreign)
     program = (
         "import sys, pathlib; from elvsm_core import owned\n"
-        f"with owned.temporary(pathlib.Path(sys.argv[1]), {KIND!r}) as folder:\n"
+        f"with owned.temporary(pathlib.Path(sys.argv[1]) / 'target', {KIND!r}) as folder:\n"
         "    (folder / 'file').write_text('x'); print(folder, flush=True); sys.stdin.read()\n"
     )
     process = subprocess.Popen(
@@ -130,11 +130,11 @@ def test_temporary_folders_of_killed_programs_go_and_those_of_living_ones_stay(t
     )
     assert process.stdout is not None
     theirs = Path(process.stdout.readline().strip())
-    with owned.temporary(tmp_path, KIND) as mine:
+    with owned.temporary(tmp_path / "target", KIND) as mine:
         assert theirs.exists() and mine.exists() and foreign.exists()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert theirs.exists() and not mine.exists()
-    with owned.temporary(tmp_path, KIND):
+    with owned.temporary(tmp_path / "target", KIND):
         assert not theirs.exists()
     assert list(tmp_path.iterdir()) == [foreign]

@@ -1,7 +1,14 @@
 import dataclasses
+import json
 import os
 import random
 import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +16,9 @@ import safetensors.torch
 import torch
 
 import elvsm_core as ec
-from elvsm_core.persistence import read_scene, write_scene
+from elvsm_core import persistence
+from elvsm_core.persistence import write_scene
+from elvsm_core.scene_reading import read_scene
 
 
 @pytest.fixture
@@ -80,7 +89,7 @@ def test_damaged_and_foreign_files_are_refused(scene, tiny_model, tmp_path):
         ec.Scene.load(tmp_path / "absent", tiny_model)
 
 
-def test_what_cannot_be_a_scene_is_refused(scene, tiny_model, tmp_path):
+def test_what_cannot_be_a_scene_is_refused(scene, tiny_model, tmp_path, monkeypatch):
     """Files with a right hash and wrong content: made by another program, or by somebody who means harm."""
     stored = scene.snapshot()
     first = min(stored.views)
@@ -89,6 +98,7 @@ def test_what_cannot_be_a_scene_is_refused(scene, tiny_model, tmp_path):
     image = torch.zeros(8, 8, 3).byte()
     views = {**stored.views, first: dataclasses.replace(stored.views[first], image=image)}
     small = dataclasses.replace(stored, views=views)
+    monkeypatch.setattr(persistence, "LAST_ID", 10**40)  # a writer that does not care
     for name, bad, reason in (
         ("frameless", frameless, "views, but no frame"), ("ids", ids, "below next_id"),
         ("endless", endless, "next_id is 1000"), ("small", small, "truncated"),
@@ -189,3 +199,187 @@ def test_a_killed_writer_leaves_the_old_file_and_its_traces_go_with_the_next(sce
     scene.insert(*walk[6])
     scene.save(path)
     assert os.listdir(tmp_path) == [path.name] and len(read_scene(path).views) == 5
+
+
+def with_camera(stored, **changes):
+    """Put a camera into a scene that no Camera can be."""
+    first = min(stored.views)
+    camera = stored.views[first].camera
+    fake = {"fxfycxcy": camera.fxfycxcy, "T_world_cam": camera.T_world_cam} | changes
+    views = {**stored.views, first: dataclasses.replace(stored.views[first], camera=SimpleNamespace(**fake))}
+    return dataclasses.replace(stored, views=views)
+
+
+def far(x):
+    T = np.eye(4)
+    T[0, 3] = x
+    return T
+
+
+def test_cameras_and_frames_that_float32_cannot_hold_are_refused_with_a_right_checksum(scene, tmp_path):
+    stored = scene.snapshot()
+    frame = SimpleNamespace(T_world_anchor=np.eye(4), scale=1e300)
+    lost = {i: dataclasses.replace(k, stamp=1e300) for i, k in stored.views.items()}
+    for name, bad, reason in (
+        ("nan", with_camera(stored, T_world_cam=far(np.nan)), "NaN"),
+        ("far", with_camera(stored, T_world_cam=far(1e30)), "within"),
+        ("huge", with_camera(stored, fxfycxcy=(30, 30, 1e39, 16)), "principal point"),
+        ("tiny", with_camera(stored, fxfycxcy=(1e-40, 30, 16, 16)), "focal lengths"),
+        ("inf", with_camera(stored, fxfycxcy=(30, np.inf, 16, 16)), "fy is inf"),
+        ("scale", dataclasses.replace(stored, frame=frame), "scale of a SceneFrame"),
+        ("stamps", dataclasses.replace(stored, views=lost), "stamps"),
+    ):
+        write_scene(tmp_path / name, bad, {})
+        with pytest.raises(ec.SceneFileError, match=f"{name}.*{reason}"):
+            read_scene(tmp_path / name)
+
+
+def test_ids_near_the_end_are_written_so_that_they_can_be_read(scene, tiny_model, walk, tmp_path):
+    stored = scene.snapshot()
+    write_scene(tmp_path / "last", dataclasses.replace(stored, next_id=persistence.LAST_ID), {})
+    loaded = ec.Scene.load(tmp_path / "last", tiny_model)
+    assert loaded.insert(*walk[7]) == persistence.LAST_ID
+    loaded.save(tmp_path / "again")
+    assert len(ec.Scene.load(tmp_path / "again", tiny_model)) == len(loaded)
+
+
+def declaring(path, count, height, width, scene, size=None):
+    """Write a sparse file whose header declares keyframes that are nowhere."""
+    whole = scene.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    head = json.loads(whole[8 : 8 + length])
+    inner = {**json.loads(head["__metadata__"]["scene"]), "image_size": [height, width], "next_id": count}
+    shapes = {"T_world_cam": (count, 4, 4), "fxfycxcy_stamp": (count, 5), "ids": (count,),
+              "images": (count, height, width, 3)}  # fmt: skip
+    metadata = {**head["__metadata__"], "scene": json.dumps(inner)}
+    start = persistence._head(shapes, metadata)
+    path.write_bytes(start)
+    end = json.loads(start[8:])["images"]["data_offsets"][1]
+    os.truncate(path, len(start) + end if size is None else size)
+
+
+READ = """
+import resource, sys, time
+import elvsm_core as ec
+from elvsm_core.scene_reading import read_scene
+before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+try:
+    read_scene(sys.argv[1])
+except ec.SceneFileError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width", "size", "reason"),
+    [
+        (100_000, 256, 256, None, "20000 at most"),
+        (19_000, 4096, 4096, None, "are free"),
+        (1000, 256, 256, 100_000, "declares"),
+        (2**60, 256, 256, 100_000, "declares"),
+        (1, 2**40, 256, 100_000, "whole number"),
+        (0, 70_000, 256, None, "whole number"),
+    ],
+)
+def test_what_a_header_declares_is_checked_before_anything_is_read(
+    scene, tmp_path, count, height, width, size, reason
+):
+    """20 GB in a sparse file, say: rejected without reading it, in no memory."""
+    scene.save(tmp_path / "room")
+    declaring(tmp_path / "bomb", count, height, width, tmp_path / "room", size)
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path / "bomb")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    kilobytes, message = run.stdout.split(" ", 1)
+    assert reason in message and str(tmp_path / "bomb") in message
+    assert int(kilobytes) < 50_000
+
+
+def test_a_long_header_and_a_deep_one_are_refused(scene, tmp_path):
+    for name, text in (("deep", b"[" * 1_000_000), ("deep object", b'{"a":' * 500_000), ("list", b"[1, 2]")):
+        (tmp_path / name).write_bytes(struct.pack("<Q", len(text)) + text)
+        with pytest.raises(ec.SceneFileError, match="not a scene file"):
+            read_scene(tmp_path / name)
+    (tmp_path / "long").write_bytes(struct.pack("<Q", 1 << 40) + b" " * 100)
+    os.truncate(tmp_path / "long", 1 << 41)
+    with pytest.raises(ec.SceneFileError, match="not a scene file"):
+        read_scene(tmp_path / "long")
+
+
+def test_other_things_than_files_are_refused_at_once(scene, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "loop", "zero"):
+        with pytest.raises(ec.SceneFileError, match=name):
+            read_scene(tmp_path / name)
+    for name, reason in (("folder", "is a directory"), ("pipe", "no regular file")):
+        with pytest.raises(ec.SceneFileError, match=reason):
+            scene.save(tmp_path / name)
+
+
+def test_what_is_no_scene_is_not_overwritten(scene, tiny_model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    ec.save_model(tiny_model, path)
+    before = path.read_bytes()
+    with pytest.raises(ec.SceneFileError, match="not a scene file and is not overwritten"):
+        scene.save(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+
+
+def test_a_file_that_is_overwritten_and_cut_while_it_is_read_is_an_error_or_whole(scene, tmp_path):
+    """Whoever copies over a file that is being loaded, or cuts it, kills nobody (a mapped file would: SIGBUS)."""
+    stored = scene.snapshot()
+    (one, *_) = stored.views.values()
+    big = dataclasses.replace(stored, views=dict.fromkeys(range(3000), one), next_id=3000)
+    path = tmp_path / "room"
+    write_scene(path, big, {})
+    whole = path.read_bytes()
+    program = (
+        "import sys, elvsm_core as ec\nfrom elvsm_core.scene_reading import read_scene\n"
+        "print('ready', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    try: print(len(read_scene(sys.argv[1]).views), flush=True)\n"
+        "    except ec.SceneFileError as error: print('error', error, flush=True)\n"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdin is not None and reader.stdout is not None
+    reader.stdout.readline()
+    answers = []
+    for k in range(12):
+        reader.stdin.write("read\n")
+        reader.stdin.flush()
+        time.sleep(0.002 * k)
+        os.truncate(path, len(whole) // 2)
+        path.write_bytes(whole)  # in place, as cp does it
+        answers.append(reader.stdout.readline())
+    reader.stdin.close()
+    assert reader.wait() == 0
+    assert all(answer.startswith(("3000", "error")) for answer in answers)
+    assert any(answer.startswith("error") for answer in answers), "nothing was cut in time"
+
+
+def test_many_writers_of_one_name_never_fail(scene, tmp_path):
+    failures = []
+
+    def write():
+        for _ in range(60):
+            try:
+                scene.save(tmp_path / "room")
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if (tmp_path / "room").exists():
+            assert len(read_scene(tmp_path / "room").views) == 4
+    assert not failures and os.listdir(tmp_path) == ["room"]

@@ -33,6 +33,28 @@ def test_eviction_takes_the_older_of_the_closest_pair_and_spares_the_newest():
     assert store.most_redundant(protect=6) == 0
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 255, 256, 257, 700])
+def test_a_store_of_many_is_that_of_one_by_one(count):
+    rng, store = np.random.default_rng(count), KeyframeStore()
+    views = {3 * i: keyframe(rng.normal(size=3), rng.uniform(0, 6)) for i in range(count)}
+    if count > 20:
+        views[30] = views[15]  # a keyframe twice
+    for view, one in views.items():
+        store.add(view, one)
+    at_once = KeyframeStore.of(views)
+    newest = keyframe([9, 9, 9])
+    for kept in (store, at_once):
+        kept.add(10_000, newest)
+    assert at_once.items() == store.items() and at_once.ids.tolist() == store.ids.tolist()
+    np.testing.assert_array_equal(at_once.poses, store.poses)
+    np.testing.assert_allclose(at_once.views.numbers, store.views.numbers, rtol=0, atol=1e-12)
+    while len(store) > 9:
+        evicted = store.most_redundant()
+        assert at_once.most_redundant() == evicted
+        store.remove(evicted)
+        at_once.remove(evicted)
+
+
 def test_what_is_remembered_of_a_place_follows_changes(monkeypatch):
     monkeypatch.setattr(keyframes, "MANY", 40)
     rng, store = np.random.default_rng(5), KeyframeStore()

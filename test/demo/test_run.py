@@ -185,7 +185,7 @@ def test_an_output_folder_keeps_what_is_not_the_demos_own(tmp_path: Path, blind_
     assert not drawn.exists()
     (new,) = (p for p in out.iterdir() if owned.is_owned(p, KIND))
     assert (new / "metadata.yaml").is_file()
-    assert not list(out.glob(f"{owned.TEMPORARY}*"))
+    assert not list(out.glob(f".*{owned.SUFFIX}"))
 
 
 def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:

@@ -33,7 +33,8 @@ from std_srvs.srv import Trigger
 import elvsm_core as ec
 from elvsm.msg import Keyframes
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_core.persistence import read_scene, write_scene
+from elvsm_core.persistence import write_scene
+from elvsm_core.scene_reading import read_scene
 from elvsm_ros import conversions
 from elvsm_ros.keyframes import scene_files
 from elvsm_ros.keyframes.scene_files import SceneNameError
@@ -98,8 +99,11 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SceneNameError, match=r"scene_directory .*file/below cannot be made"):
-        scene_files.resolve(str(tmp_path / "file" / "below"), "a")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            SceneNameError, match=r"scene_directory .* cannot be made \(.*/file is a file\): set it to"
+        ):
+            scene_files.resolve(str(folder), "a")
 
 
 # Over DDS
@@ -262,12 +266,16 @@ def test_what_is_no_scene_of_ours_changes_nothing(
     )
     odd = {"world_frame": "map", "model": 3}
     write_scene(folder / "odd.safetensors", stored.__class__(**{**vars(stored), "extra": odd}), {})
+    surrogate = {"world_frame": "map\ud800"}
+    write_scene(
+        folder / "surrogate.safetensors", stored.__class__(**{**vars(stored), "extra": surrogate}), {}
+    )
     cases = {
         "truncated": "truncated", "flipped": "does not match its SHA-256", "foreign": "not a scene file",
         "model": "not a scene file", "older": "version 0", "folder": "no scene file", "pipe": "no scene file",
         "absent": "no scene file", "out": "leads out of", "../good": "not a plain file name",
         str(good): "not a plain file name", "small": "16x16 pixels", "empty": "no keyframe",
-        "odd": "no elvsm node wrote", "odom": "recorded in the frame 'odom'",
+        "odd": "no elvsm node wrote", "surrogate": "no elvsm node wrote", "odom": "recorded in the frame 'odom'",
     }  # fmt: skip
     before = view(peer)
     for name, text in cases.items():
@@ -280,7 +288,10 @@ def test_what_is_no_scene_of_ours_changes_nothing(
         assert answer.keyframes == 0
     np.testing.assert_array_equal(view(peer), before)
     assert peer.fresh_status().keyframes == 4
-    for name, text in (("../x", "not a plain"), ("out", "leads out of"), ("folder", "directory")):
+    for name, text in (
+        ("../x", "not a plain"), ("out", "leads out of"), ("folder", "is a directory"), ("pipe", "no regular file"),
+        ("model", "not overwritten"),
+    ):  # fmt: skip
         answer = save(peer, name)
         assert not answer.success and text in answer.message, answer.message
     assert (folder / "out.safetensors").is_symlink() and good.read_bytes() == content
