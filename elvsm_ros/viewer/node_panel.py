@@ -51,7 +51,7 @@ class NodePanel:
         count = len(self._link.held.keys)
         modal = self._client.gui.add_modal(f"Forget {count} keyframes?")
         with modal:
-            self._client.gui.add_markdown("They are gone for good, unless the scene was saved.")
+            self._client.gui.add_html("<p>They are gone for good, unless the scene was saved.</p>")
             forget = self._client.gui.add_button("Forget them", color="red")
             keep = self._client.gui.add_button("Keep them")
 

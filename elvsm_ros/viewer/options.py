@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from elvsm_ros.tools.command_line import HelpFormatter, at_least
 
@@ -27,6 +28,7 @@ class Options:
     up: str = "auto"
     out: Path = Path("viewer_out")
     max_frusta: int = 200
+    allow_origin: tuple[str, ...] = ()
     ros: tuple[str, ...] = ()
 
 
@@ -42,6 +44,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--host", default=default.host,
         help="address to listen on; 0.0.0.0 lets every machine that reaches this one steer the node")  # fmt: skip
     add("--port", type=_port, default=default.port, help="where to listen; the next free one if it is taken")
+    add("--allow-origin", action="append", type=_origin, metavar="URL",
+        help="address that the page may be called by, or another page that may use it, http://name:port; besides "
+        "loopback's names and, with another --host, this machine's own; may be given several times")  # fmt: skip
     add("--node", default=default.node, help="full name of the node to show")
     add("--up", choices=("auto", *UP), default=default.up,
         help="axis of the world that is up; auto: the one that the first keyframes hold upright")  # fmt: skip
@@ -52,6 +57,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     # rclpy's own arguments: what ros2 launch adds, too.
     at = given.index("--ros-args") if "--ros-args" in given else len(given)
     values = vars(parser.parse_args(given[:at]))
+    values["allow_origin"] = tuple(values["allow_origin"] or ())
     if not values["node"].startswith("/"):
         values["node"] = "/" + values["node"]
     return Options(**values, ros=tuple(given[at:]))
@@ -62,3 +68,19 @@ def _port(text: str) -> int:
     if not 0 < value < 65536:
         raise argparse.ArgumentTypeError(f"must be from 1 to 65535, got {text}")
     return value
+
+
+def _origin(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.path in ("", "/")
+            and parts.port != 0
+        )
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"must be like http://robot:8080, got {text!r}")
+    return text

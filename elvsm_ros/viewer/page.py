@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -164,8 +165,10 @@ class Page:
     def tell(self, title: str, body: str, good: bool = True) -> None:
         """Show a message on the page, for some seconds."""
         if not self.closed:
+            # viser shows notifications as plain text.
+            short = textwrap.shorten(body, status_text.LONGEST, placeholder=" …")
             self._client.add_notification(
-                title, body, auto_close_seconds=8.0, color="green" if good else "red"
+                title, short, auto_close_seconds=8.0, color="green" if good else "red"
             )
 
     # Pictures
@@ -218,10 +221,8 @@ class Page:
 
     def _build(self) -> None:
         gui = self._client.gui
-        self._state = gui.add_markdown(
-            status_text.state(self._link.name, self._link.connected, self._link.status)
-        )
-        self._numbers = gui.add_markdown("")
+        self._state = gui.add_html(status_text.state(self._link.name, self._link.connected, self._link.status))
+        self._numbers = gui.add_html("")
         with gui.add_folder("View"):
             self._show = gui.add_checkbox("Rendered picture", True)
             self._max_views = gui.add_slider(

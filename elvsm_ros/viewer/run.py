@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Viewer:
     def __init__(self, options: Options):
         import viser
 
+        from elvsm_ros.viewer import guard
         from elvsm_ros.viewer.scenery import Scenery
 
         self._options = options
@@ -40,7 +42,13 @@ class Viewer:
         self._connected = False
         self._held: Any = None
         self.link = Link(options.node, self._tick, options.ros)
-        self._server = viser.ViserServer(host=options.host, port=options.port, label="elvsm", verbose=False)
+        self._server: Any = None
+        page = Path(viser.__file__).parent / "client" / "build" / "index.html"
+        with guard.guarding(guard.Policy(options.host, options.allow_origin), self._control, page):
+            self._server = viser.ViserServer(
+                host=options.host, port=options.port, label="elvsm", verbose=False
+            )
+        guard.forbid_sharing(self._server)
         # The share button would open a tunnel through somebody else's server.
         self._server.gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True)
         self.scenery = Scenery(self._server, options.up, options.max_frusta)
@@ -72,6 +80,15 @@ class Viewer:
             page.close()
         self.link.__exit__()
         self._server.stop()
+
+    def _control(self, uuid: str) -> Any:
+        """Return the control with an id, of all pages or of one; None where there is none."""
+        if self._server is None:
+            return None
+        for gui in (self._server.gui, *(client.gui for client in self._server.get_clients().values())):
+            if (found := gui._gui_input_handle_from_uuid.get(uuid)) is not None:
+                return found
+        return None
 
     def _on_connect(self, client: Any) -> None:
         from elvsm_ros.viewer.page import Page

@@ -1,22 +1,37 @@
-"""What a page says of the node, as Markdown."""
+"""What a page says of the node, as HTML. Every text from outside goes through `plain`, here and nowhere else."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Sequence
+from html import escape
 
 from elvsm.msg import Status
+
+LONGEST = 400
+"""Characters of a text from outside."""
+MARGINS = "margin: 0.3em 1em; overflow-wrap: anywhere"
+
+
+def plain(text: str, limit: int = LONGEST) -> str:
+    """Return a text from outside as HTML in which nothing is markup; what cannot be seen is left out."""
+    seen = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * limit])
+    return escape(textwrap.shorten(seen, limit, placeholder=" …"))
 
 
 def state(name: str, connected: bool, status: Status | None) -> str:
     """Say whether the node is there and what it does."""
     if not connected:
-        return f"**{name} does not answer.** Waiting for it: this page goes on when it is back."
+        return _paragraph(
+            f"<b>{plain(name)} does not answer.</b> Waiting for it: this page continues when it is back."
+        )
     if status is None:
-        return f"**{name}** is starting."
+        return _paragraph(f"<b>{plain(name)}</b> is starting.")
     what = "paused" if status.paused else "watching"
-    return f"**{name}** is {what}: model {status.model} on {status.device}"
+    return _paragraph(
+        f"<b>{plain(name)}</b> is {what}: model {plain(status.model, 80)} on {plain(status.device, 80)}"
+    )
 
 
 def numbers(
@@ -49,9 +64,17 @@ def numbers(
             rows.append(("insertion", f"{status.insert_ms_p50:.0f} ms"))
         rows.append(("queue", f"{status.queue_length}"))
     rows += memory
-    table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+    cells = "".join(
+        f'<tr><td style="padding-right: 1em">{plain(name, 80)}</td><td>{plain(value, 80)}</td></tr>'
+        for name, value in rows
+    )
+    table = f'<table style="{MARGINS}; font-size: 0.85em"><tbody>{cells}</tbody></table>'
     if complaint:
-        table += f"\n\n**No new picture:** {complaint}"
+        table += _paragraph(f"<b>No new picture:</b> {plain(complaint)}")
     if news and news != complaint:
-        table += f"\n\n**The node says:** {textwrap.shorten(news, 220)}"
+        table += _paragraph(f"<b>The node says:</b> {plain(news, 220)}")
     return table
+
+
+def _paragraph(html: str) -> str:
+    return f'<p style="{MARGINS}; font-size: 0.85em">{html}</p>'

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
+import socket
+from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec.msgpack
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
+pytest.importorskip("viser", reason="needs the extra [viewer]: run make")
+
 from elvsm.msg import Status
 from elvsm_ros.conversions import ConversionError, Intrinsics
-from elvsm_ros.viewer import geometry, status_text
+from elvsm_ros.viewer import geometry, guard, status_text
 from elvsm_ros.viewer.film import Take
 from elvsm_ros.viewer.options import Options, parse
 from elvsm_ros.viewer.pacer import Pacer
@@ -121,11 +129,12 @@ def test_the_page_says_what_is_the_matter() -> None:
         (120.0, 100.0, 0.5, 3), 4.0, "no keyframe yet", status, "waiting for images", [("memory", "3 MiB")]
     )
     for part in (
-        "| memory | 3 MiB |",
+        ">memory</td>",
+        ">3 MiB</td>",
         "120 ms",
         "50 %",
-        "| 7, ",
-        "**No new picture:** no keyframe yet",
+        ">7, ",
+        "<b>No new picture:</b> no keyframe yet",
         "waiting for images",
     ):
         assert part in text
@@ -149,3 +158,130 @@ def test_a_wrong_command_line_ends_with_status_2(bad: list[str]) -> None:
 def test_the_drawn_camera_is_stretched_to_its_small_picture() -> None:
     camera = Intrinsics(70.0, 70.0, 48.0, 32.0, 96, 64).stretched(144, 96)
     assert geometry.vertical_fov(camera) == pytest.approx(2 * math.atan(32 / 70))
+
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "</td></table><iframe srcdoc='<b>'>",
+    "[x](javascript:alert(1))",
+    "| a | b |\n| --- | --- |", "{alert(1)}", "**bold** `code` &lt;", "\x1b[31mred\x00\u202e", "x" * 100_000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_from_outside_is_markup_on_the_page(text: str) -> None:
+    status = Status(model=text, device=text, paused=True, keyframes=7, insert_ms_p50=math.nan)
+    pages = (
+        status_text.state(text, False, None),
+        status_text.state(text, True, None),
+        status_text.state(text, True, status),
+        status_text.numbers(None, 0.0, text, status, text + " news", [(text, text)]),
+    )
+    for page in pages:
+        tags = set(re.findall(r"<[^>]*>", page))
+        assert all(re.fullmatch(r"</?(p|b|table|tbody|tr|td)( style=\"[^\"<>]*\")?>", tag) for tag in tags), (
+            tags
+        )
+        assert html.unescape(re.sub(r"<[^>]*>", "", page)).isprintable() and len(page) < 6000
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "called", "origin", "good"),
+    [
+        ("127.0.0.1", (), "127.0.0.1:8080", None, True),
+        ("127.0.0.1", (), "localhost:9000", "http://localhost:9000", True),  # ssh -L 9000:localhost:8080
+        ("127.0.0.1", (), "[::1]:8080", "http://localhost:8080", True),
+        ("127.0.0.1", (), "127.0.0.1:8080", "https://evil.example", False),
+        ("127.0.0.1", (), "127.0.0.1:8080", "http://localhost:3000", False),  # another program's page
+        ("127.0.0.1", (), "127.0.0.1:8080", "null", False),
+        ("127.0.0.1", (), "127.0.0.1:8080", "http://localhost.evil.example:8080", False),
+        ("127.0.0.1", (), "127.0.0.1:8080", "http://user@127.0.0.1:8080@evil.example:8080", False),
+        ("127.0.0.1", (), "127.0.0.1:8080", "http://[", False),
+        ("127.0.0.1", (), "127.0.0.1:8080", "", False),
+        (
+            "127.0.0.1",
+            (),
+            "evil.example:8080",
+            "http://evil.example:8080",
+            False,
+        ),  # its name server says 127.0.0.1
+        ("127.0.0.1", (), "evil.example:8080", None, False),
+        ("127.0.0.1", (), "", None, False),
+        ("127.0.0.1", (), "192.168.1.5:8080", "http://192.168.1.5:8080", False),
+        ("0.0.0.0", (), "192.168.1.5:8080", "http://192.168.1.5:8080", True),
+        ("0.0.0.0", (), f"{socket.gethostname()}:8080", f"http://{socket.gethostname()}:8080", True),
+        ("0.0.0.0", (), "evil.example:8080", "http://evil.example:8080", False),
+        ("0.0.0.0", ("http://robot:8080",), "robot:8080", "http://robot:8080", True),
+        ("127.0.0.1", ("https://robot.example",), "robot.example", "https://robot.example", True),  # a proxy
+        ("127.0.0.1", ("https://robot.example",), "127.0.0.1:8080", "https://robot.example", True),
+        ("127.0.0.1", ("https://robot.example",), "127.0.0.1:8080", "http://robot.example", False),
+    ],
+)
+def test_who_may_connect(
+    host: str, allowed: tuple[str, ...], called: str, origin: str | None, good: bool
+) -> None:
+    headers = {"Host": called} | ({} if origin is None else {"Origin": origin})
+    assert (guard.Policy(host, allowed).refusal(headers) == "") is good
+
+
+def test_what_a_page_may_say() -> None:
+    """Values of controls that are there, of their types and ranges; cameras of numbers; nothing else."""
+    controls = {
+        "slider": SimpleNamespace(value=3, min=0, max=32), "box": SimpleNamespace(value=True),
+        "text": SimpleNamespace(value="scene"), "list": SimpleNamespace(value=(1, 2)),
+    }  # fmt: skip
+    camera = {name: [0.0] * n if n else 1 for name, n in guard.CAMERA.items()}
+
+    def accepted(**message: object) -> bool:
+        return guard.accepts(msgspec.msgpack.encode(message), controls.get)
+
+    def update(uuid: object, **updates: object) -> bool:
+        return accepted(type="GuiUpdateMessage", uuid=uuid, updates=updates)
+
+    for uuid, value in (("slider", 5), ("slider", 2.5), ("box", False), ("text", "kitchen"), ("text", "")):
+        assert update(uuid, value=value)
+    for uuid, value in (
+        ("slider", 33), ("slider", -1), ("slider", "5"), ("slider", True), ("slider", math.nan), ("slider", [5]),
+        ("slider", None), ("slider", {}), ("box", 1), ("box", "x"), ("text", 5), ("text", "x" * 256), ("list", [1, 2]),
+        ("none", 5), (5, 5),
+    ):  # fmt: skip
+        assert not update(uuid, value=value)
+    for name in ("sync_cb", "update_cb", "removed", "props", "min", "__class__"):
+        assert not update("slider", **{name: "x"}) and not update("slider", value=5, **{name: "x"})
+    assert accepted(type="ViewerCameraMessage", **camera)
+    for change in (
+        {"fov": "x"},
+        {"position": [0, 0]},
+        {"wxyz": [math.nan] * 4},
+        {"near": 1e300},
+        {"more": 1},
+    ):
+        assert not accepted(type="ViewerCameraMessage", **camera | change)
+    for kind in ("ShareUrlRequest", "FileTransferStartUpload", "SceneNodeUpdateMessage", "Nothing", 5, None):
+        assert not accepted(type=kind)
+    for raw in (b"", b"\xc1", b"\x91" * 60_000, msgspec.msgpack.encode([1]), msgspec.msgpack.encode("x")):
+        assert not guard.accepts(raw, controls.get)
+
+
+def test_the_pages_own_scripts_are_the_only_ones_that_may_run() -> None:
+    import viser
+
+    page = Path(viser.__file__).parent / "client" / "build" / "index.html"
+    policy = guard.content_security_policy(page)
+    (scripts,) = re.findall(r"script-src ([^;]*);", policy)
+    assert (
+        scripts.count("'sha256-") == 2
+        and "unsafe-inline" not in scripts
+        and "unsafe-eval" not in scripts.split("'wasm-")[0]
+    )
+    assert "frame-src 'none'" in policy and "default-src 'none'" in policy
+
+
+def test_an_origin_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--allow-origin", "http://a:80", "--allow-origin", "https://b"]).allow_origin == (
+        "http://a:80",
+        "https://b",
+    )
+    for wrong in ("robot", "robot:8080", "ftp://x", "http://x/path", "http://x:99999", "http://"):
+        with pytest.raises(SystemExit):
+            parse(["--allow-origin", wrong])
+        assert "http://robot:8080" in capsys.readouterr().err
