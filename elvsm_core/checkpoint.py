@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import pickletools
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,18 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from . import atomic
 from .config import ConfigError, ModelConfig
 from .model import EfficientLVSM
 
 FORMAT = "elvsm-1"
 WEIGHTS = Path(__file__).parent / "weights"
 """Bundled weights, one .safetensors per name."""
+
+MAX_PICKLE = 16 << 20
+"""Bytes of what a .pt file holds besides its tensors' data."""
+MAX_OBJECTS = 500_000
+"""Steps of the unpickler: a checkpoint of a thousand tensors takes 30,000."""
 
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _TRAINING_ONLY = ("loss_computer.", "repa_encoder.", "repa_projector.")
@@ -104,6 +111,16 @@ def load_into(model: EfficientLVSM, state_dict: Mapping[str, Tensor]) -> None:
 
 def check_tensors(model: EfficientLVSM, cleaned: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless a cleaned state_dict is one of the model's, see `load_into`."""
+    check_shapes(model, cleaned)
+    for name, tensor in cleaned.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"tensor {name!r} ({tensor.dtype}) holds values that are not finite numbers"
+            )
+
+
+def check_shapes(model: EfficientLVSM, cleaned: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless the names and shapes of a cleaned state_dict are the model's."""
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - cleaned.keys())
     if missing:
@@ -120,10 +137,6 @@ def check_tensors(model: EfficientLVSM, cleaned: Mapping[str, Tensor]) -> None:
             raise CheckpointError(
                 f"tensor {name!r} has shape {list(tensor.shape)}, the model needs {list(wanted[name].shape)}"
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                f"tensor {name!r} ({tensor.dtype}) holds values that are not finite numbers"
-            )
 
 
 def _names(names: list[str]) -> str:
@@ -138,6 +151,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
     Returns the tensors under their published names (`clean_state_dict`). Raises CheckpointError for a file that is
     damaged, holds no state_dict, or holds more than tensors.
     """
+    _check_pickle(path)
     try:
         payload: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # the unpickler fails in many ways on a file that is none
@@ -155,6 +169,39 @@ def read_published(path: Path) -> dict[str, Tensor]:
     if not isinstance(payload, Mapping) or not payload:
         raise CheckpointError(f"{path} holds a {type(payload).__name__}, not a state_dict")
     return clean_state_dict(payload)
+
+
+def _check_pickle(path: Path) -> None:
+    """Raise CheckpointError for a pickle that would keep PyTorch's unpickler busy: it takes a second for MAX_OBJECTS.
+
+    What cannot be read at all is left to the unpickler, which says why.
+    """
+    count = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            if zipfile.is_zipfile(path):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                inside = next(info for info in archive.infolist() if info.filename.endswith("data.pkl"))
+                if inside.file_size > MAX_PICKLE:
+                    raise CheckpointError(
+                        f"{path} was rejected: it describes its tensors in {inside.file_size >> 20} MiB, where "
+                        f"{MAX_PICKLE >> 20} MiB are the most; it is not a checkpoint of this model"
+                    )
+                streams, file = 1, stack.enter_context(archive.open(inside))
+            else:  # PyTorch's old format: four pickles in a row, and the tensors' data
+                streams, file = 4, stack.enter_context(path.open("rb"))  # type: ignore[assignment]
+            for _ in range(streams):
+                for _ in pickletools.genops(file):
+                    count += 1
+                    if count > MAX_OBJECTS:
+                        raise CheckpointError(
+                            f"{path} was rejected: it holds more than {MAX_OBJECTS} objects, nested or in a row; it "
+                            f"is not a checkpoint of this model"
+                        )
+    except CheckpointError:
+        raise
+    except Exception:
+        return
 
 
 def _starts_with(path: Path, *magic: bytes) -> bool:
@@ -211,14 +258,18 @@ def load_model(
         config, state_dict = read_safetensors(path)
     else:
         state_dict = read_published(path)
-        config = infer_config(state_dict)
+        try:
+            config = infer_config(state_dict)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     if bf16_rays:
         config = dataclasses.replace(config, bf16_rays=True)
     target, precision = resolve_device(device), dtype
     with torch.device("meta"):
         model = EfficientLVSM(config)
-    model.to_empty(device="cpu")
     try:
+        check_shapes(model, clean_state_dict(state_dict))  # before memory is asked for
+        model.to_empty(device="cpu")
         load_into(model, state_dict)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -271,18 +322,8 @@ def write_atomically(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
 
     Folders are made as needed. Raises OSError when it cannot be written; an old file of that name stays then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        safetensors.torch.save_file(dict(tensors), temporary, metadata=dict(metadata))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic.replacing_path(path) as partial:
+        safetensors.torch.save_file(dict(tensors), partial, metadata=dict(metadata))
 
 
 def save_model(

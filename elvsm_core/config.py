@@ -13,6 +13,12 @@ class ConfigError(ValueError):
     """A configuration value that the model cannot be built from."""
 
 
+LIMITS = {"width": 16384, "head_dim": 1024, "layers": 256, "patch_size": 128, "mlp_ratio": 64}
+"""The most of each: twenty times the published model. A file that says more is none of ours."""
+LARGEST_SIDE = 8192
+"""Of an image, pixels."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Describe one Efficient-LVSM network.
@@ -41,15 +47,26 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"ModelConfig.{name} must be a positive integer, got {value!r}")
+        for name, most in LIMITS.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"ModelConfig.{name} must be {most} at most, got {getattr(self, name)}")
         if self.width % self.head_dim:
             raise ConfigError(
                 f"ModelConfig.width ({self.width}) must be a multiple of head_dim ({self.head_dim})"
             )
-        size = tuple(int(s) for s in self.image_size)
-        if len(size) != 2 or min(size) < self.patch_size or any(s % self.patch_size for s in size):
+        try:
+            size = tuple(int(s) for s in self.image_size)
+        except (TypeError, ValueError, OverflowError):
+            size = ()
+        if (
+            len(size) != 2
+            or min(size) < self.patch_size
+            or any(s % self.patch_size for s in size)
+            or max(size) > LARGEST_SIDE
+        ):
             raise ConfigError(
                 f"ModelConfig.image_size must be (height, width), both multiples of the patch size "
-                f"{self.patch_size}, got {self.image_size!r}"
+                f"{self.patch_size} and {LARGEST_SIDE} at most, got {self.image_size!r}"
             )
         object.__setattr__(self, "image_size", size)
 
@@ -90,7 +107,7 @@ class ModelConfig:
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
                 raise ConfigError(f"unknown model configuration key {key!r}{hint}")
         kwargs = dict(values)
-        if "image_size" in kwargs:
+        if isinstance(kwargs.get("image_size"), list):
             kwargs["image_size"] = tuple(kwargs["image_size"])
         return cls(**kwargs)
 

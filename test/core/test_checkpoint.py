@@ -1,9 +1,14 @@
 import io
+import json
 import os
 import pickle
 import re
+import subprocess
+import sys
+import zipfile
 
 import pytest
+import safetensors.torch
 import torch
 
 import elvsm_core as ec
@@ -163,3 +168,72 @@ def test_configuration_errors_name_the_nearest_key():
         ec.ModelConfig(image_size=(100, 128))
     config = ec.ModelConfig(width=128, layers=3, image_size=(96, 160))
     assert ec.ModelConfig.from_json(config.to_json()) == config
+
+
+LOAD = """
+import resource, sys, time
+import elvsm_core as ec
+import elvsm_core.checkpoint
+before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+try:
+    ec.load_model(sys.argv[1], device="cpu")
+except ec.CheckpointError as error:
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(used, round(time.process_time() - begin), str(error))
+"""
+
+
+def load_elsewhere(path):
+    """Return kilobytes, seconds of processor time, and the error of loading a file in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, timeout=100, check=True
+    )
+    used, seconds, error = run.stdout.split(" ", 2)
+    return int(used), int(seconds), error
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_deeply_nested_objects_is_refused_soon(tiny_model, tmp_path, zipped):
+    path = tmp_path / "nested.pt"
+    deep = b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 3_000_000 + b"}" + b"s" * 3_000_000 + b"."
+    if zipped:
+        torch.save(tiny_model.state_dict(), tmp_path / "whole.pt")
+        with zipfile.ZipFile(tmp_path / "whole.pt") as source, zipfile.ZipFile(path, "w") as target:
+            for info in source.infolist():
+                inside = deep if info.filename.endswith("data.pkl") else source.read(info)
+                target.writestr(info.filename, inside, zipfile.ZIP_DEFLATED)
+    else:
+        path.write_bytes(deep)
+    used, seconds, error = load_elsewhere(path)
+    assert "was rejected" in error and str(path) in error
+    assert used < 200_000 and seconds < 15
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"layers": 10**9}, "layers must be 256 at most"), ({"width": 2**40}, "width must be 16384"),
+        ({"mlp_ratio": 10**6}, "mlp_ratio"), ({"image_size": [2**40, 2**40]}, "image_size"),
+        ({"image_size": 5}, "image_size"), ({"layers": 200, "width": 16384}, "missing"),
+        ({"width": 16384}, "has shape"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_asks_for_everything_is_refused_before_anything_is_allocated(
+    tiny_model, tmp_path, change, reason
+):
+    path = tmp_path / "greedy.safetensors"
+    config = {**json.loads(tiny_model.config.to_json()), **change}
+    tensors = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    metadata = {"format": "elvsm-1", "config": json.dumps(config)}
+    safetensors.torch.save_file(tensors, path, metadata=metadata)
+    used, seconds, error = load_elsewhere(path)
+    assert reason in error and str(path) in error
+    assert used < 300_000 and seconds < 20
+
+
+def test_a_name_with_a_huge_number_is_no_layer(tiny_model, tmp_path):
+    state = dict(tiny_model.state_dict())
+    state["self_cross_blocks.999999998.mlp.mlp.0.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "layers.pt")
+    _, seconds, error = load_elsewhere(tmp_path / "layers.pt")
+    assert "layers must be 256 at most" in error and seconds < 20
