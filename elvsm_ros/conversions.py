@@ -28,6 +28,7 @@ from PIL import UnidentifiedImageError
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from elvsm_core import limits
 from elvsm_core.cameras import CameraError, check_intrinsics
 from elvsm_ros.quoting import quoted
 
@@ -122,6 +123,14 @@ def image_to_rgb(message: Image | CompressedImage) -> RGB:
     return np.ascontiguousarray(rgb)
 
 
+def _check_pixels(width: int, height: int) -> None:
+    """Raise ConversionError for a picture that is too large, before it is decoded."""
+    try:
+        limits.check_pixels(width, height)
+    except limits.TooLargeError as error:
+        raise ConversionError(str(error)) from error
+
+
 def _check_layout(message: Image) -> None:
     size = BYTES_PER_PIXEL.get(message.encoding)
     if size is None:
@@ -133,6 +142,7 @@ def _check_layout(message: Image) -> None:
         raise ConversionError(
             f"image is {message.width}x{message.height} pixels: the driver sends empty images"
         )
+    _check_pixels(message.width, message.height)
     if message.encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv") and message.width % 2:
         raise ConversionError(f"image in {message.encoding} must have an even width, got {message.width}")
     row = message.width * size
@@ -167,6 +177,7 @@ def _decompress(message: CompressedImage) -> RGB:
     # Pillow, because OpenCV fills the missing part of some damaged files with grey and says nothing.
     try:
         with PillowImage.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG")) as picture:
+            _check_pixels(*picture.size)  # the header has been read, nothing else
             if picture.mode.startswith(("I", "F")):
                 raise ConversionError(
                     f"compressed image is a 16-bit grey {picture.format}, probably depth: use a colour topic"
@@ -177,7 +188,11 @@ def _decompress(message: CompressedImage) -> RGB:
             f"compressed image of {len(message.data)} bytes with format {quoted(message.format)} is neither JPEG "
             f"nor PNG"
         ) from error
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+    except PillowImage.DecompressionBombError as error:  # Pillow's own limit, which it looks at first
+        raise ConversionError(
+            f"{error}: {limits.MAX_PIXELS} pixels at most are decoded: publish smaller images"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ConversionError):
             raise
         raise ConversionError(

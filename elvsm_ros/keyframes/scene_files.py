@@ -19,7 +19,7 @@ from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed, Loaded, Wait
 from elvsm_ros.keyframes.keyframe_topics import mean_colour
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters.table import Settings
-from elvsm_ros.quoting import LONGEST_FRAME, quoted
+from elvsm_ros.quoting import quoted
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from elvsm_ros.conversions import RGB, ConversionError, Intrinsics, image_to_rgb
 from elvsm_ros.input import rectification
 from elvsm_ros.input.pose_source import PoseBuffer, PoseError
 from elvsm_ros.input.rectification import Calibration, Lens
+from elvsm_ros.recordings import bounded_decompression
 from elvsm_ros.recordings.tf_buffer import TfBuffer
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Bag:
         self.start, self.end = self._reader.start_time, self._reader.end_time
 
     def _open(self) -> AnyReader | CutOffFile:
+        bounded_decompression.install()
         reader = AnyReader([self.path], default_typestore=_typestore())
         try:
             reader.open()
@@ -186,6 +188,8 @@ class Bag:
             return function(*arguments)
         except (StopIteration, KeyboardInterrupt, BagError):
             raise
+        except bounded_decompression.TooLargeError as error:
+            raise BagError(f"{self.path} is not read: {error}") from error
         except PermissionError as error:
             raise BagError(f"{self.path} may not be read: {error}") from error
         except Exception as error:

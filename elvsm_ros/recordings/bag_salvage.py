@@ -14,6 +14,8 @@ from typing import NamedTuple
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 
+from elvsm_ros.recordings.bounded_decompression import TooLargeError
+
 SECOND = 1_000_000_000
 LARGEST = 1 << 30
 """Bytes that a record may say it has: more are damage."""
@@ -84,6 +86,8 @@ class CutOffFile:
                     record = next(records)
                 except StopIteration:
                     raise CutOffError("its index is damaged") from None
+                except TooLargeError:
+                    raise
                 # struct.error, zstandard's and lz4's own: whatever half a record leads to.
                 except Exception as error:
                     seconds = "" if last is None else f" after {(last - first) / SECOND:.1f} s"
@@ -106,5 +110,5 @@ def salvaged(path: Path) -> CutOffFile | None:
         return None
     try:
         return CutOffFile(files[0])
-    except (CutOffError, OSError):
+    except (CutOffError, TooLargeError, OSError):
         return None

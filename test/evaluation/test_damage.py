@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backports import zstd
 from far_away import write_turning
 from rewriting import copied
 from rosbags.rosbag2 import CompressionMode, Writer
@@ -79,6 +81,42 @@ def test_a_folder_of_somebody_else_is_not_taken_for_an_unfinished_evaluation(
         str(mine) in (error := " ".join(capsys.readouterr().err.split())) and "choose another folder" in error
     )
     assert [(p.name, p.read_text()) for p in mine.iterdir()] == [("thesis.tex", "mine")]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+from elvsm_ros.evaluation.evaluate_bag import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_a_chunk_that_holds_gigabytes_is_refused_in_little_memory(
+    lies: bool, turning_bag: Path, blind_model: Path, tmp_path: Path
+) -> None:
+    """A few hundred kilobytes of zstd can stand for gigabytes, whatever size the chunk declares."""
+    bag = copied(turning_bag, tmp_path / "bag", CompressionMode.STORAGE)
+    (file,) = bag.glob("*.mcap")
+    data = bytearray(file.read_bytes())
+    at = data.index(b"\x06", 8)
+    while struct.unpack_from("<Q", data, at + 1)[0] > len(data) or data[at + 41 : at + 45] != b"zstd":
+        at = data.index(b"\x06", at + 1)
+    machine = zstd.ZstdCompressor()
+    blob = b"".join(machine.compress(bytes(1 << 24)) for _ in range(256)) + machine.flush()
+    declared = struct.unpack_from("<Q", data, at + 25)[0] if lies else 1 << 32
+    head = data[at + 9 : at + 25] + struct.pack("<QI", declared, 0) + struct.pack("<I", 4) + b"zstd"
+    chunk = bytes(head) + struct.pack("<Q", len(blob)) + blob
+    # Without what comes behind it: the salvage reads it from its beginning.
+    alone = tmp_path / "bomb.mcap"
+    alone.write_bytes(bytes(data[:at]) + b"\x06" + struct.pack("<Q", len(chunk)) + chunk)
+    assert alone.stat().st_size < 2_000_000
+    command = [sys.executable, "-c", LIMITED, "--bag", str(alone), "--model", str(blind_model)]
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), *QUICK], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 2, run.stderr
+    assert "MemoryError" not in run.stderr and str(alone) in " ".join(run.stderr.split())
 
 
 def test_a_cut_that_lies_behind_what_is_used_does_not_matter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from elvsm_core import limits
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError, Intrinsics
 
@@ -160,6 +162,35 @@ def test_damaged_files_are_refused() -> None:
     for nothing in (b"", b"not a picture", b"\x00" * 1000):
         with pytest.raises(ConversionError, match="neither JPEG nor PNG"):
             conversions.image_to_rgb(CompressedImage(format="jpeg", data=nothing))
+
+
+BOMB = """
+import io, resource, sys
+from PIL import Image
+from sensor_msgs.msg import CompressedImage
+from elvsm_ros import conversions
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    conversions.image_to_rgb(CompressedImage(format="png", data=data))
+except conversions.ConversionError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+
+
+@pytest.mark.parametrize("size", [(13000, 13000), (65535, 600), (30000, 30000)])
+def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    """A PNG of a few kilobytes can hold gigabytes of pixels."""
+    path = tmp_path / "bomb.png"
+    PillowImage.new("1", size).save(path)
+    run = subprocess.run(
+        [sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    kilobytes, message = run.stdout.split(" ", 1)
+    assert "at most are decoded" in message and str(limits.MAX_PIXELS) in message
+    assert int(kilobytes) < 40_000
 
 
 def test_depth_images_are_refused() -> None:

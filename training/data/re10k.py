@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from elvsm_core.limits import check_pixels
+
 from .chunks import ChunkError, open_chunk
 
 log = logging.getLogger(__name__)
@@ -78,12 +80,17 @@ class Scene:
         return Frame(image, self.pixels(index, image.size), self.w2c[index])
 
 
+LONGEST_KEY = 200
+"""Bytes of a scene's name that becomes that of a file."""
+
+
 def decode(data: bytes, name: str) -> Image.Image:
     """Decode a JPEG or PNG. Raises FrameError naming the frame."""
     if not data:
         raise FrameError(f"{name} is missing")
     try:
         image = Image.open(io.BytesIO(data))
+        check_pixels(*image.size)
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FrameError(f"{name} does not decode: {error}") from error
@@ -233,6 +240,16 @@ def _read_first(*paths: Path) -> bytes:
         except FileNotFoundError:
             continue
     return b""
+
+
+def file_name(key: str) -> str:
+    """Return a scene's key as the name of a file or a folder. Raises DatasetError for one that leads elsewhere."""
+    plain = key.isprintable() and not key.startswith(".") and not any(c in key for c in "/\\")
+    if not (plain and 0 < len(key.encode(errors="replace")) <= LONGEST_KEY):
+        raise DatasetError(
+            f"the scene's name {key[:80]!r} is not a plain file name: nothing is written outside of the output folder"
+        )
+    return key
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
