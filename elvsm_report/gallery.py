@@ -106,10 +106,10 @@ def gallery_page(gallery: Gallery) -> str:
         section("Scenes without a result", table(sorted(gallery.failed.items()))) if gallery.failed else "",
         section("This evaluation", table(gallery.facts)) if gallery.facts else "",
         f'<script type="application/json" id="data">{_data(gallery)}</script>',
-        f"<style>{STYLE}</style><script>{SCRIPT}</script>",
+        f"<style>{STYLE}</style>",
     ]  # fmt: skip
     footer = "elvsm. PSNR and SSIM: higher is better. LPIPS: lower is better."
-    return page(gallery.title, words, *parts, footer=footer)
+    return page(gallery.title, words, *parts, footer=footer, scripts=[SCRIPT])
 
 
 def _figure(name: str, value: float) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import io
 from collections.abc import Sequence
 from html import escape
@@ -120,12 +121,24 @@ def gallery(comparisons: Sequence[Comparison]) -> str:
     return f'<div class="gallery">{"".join(cards)}</div>'
 
 
-def page(title: str, subtitle: str, *parts: str, footer: str = "") -> str:
-    """Return a complete HTML page."""
+def page(title: str, subtitle: str, *parts: str, footer: str = "", scripts: Sequence[str] = ()) -> str:
+    """Return a complete HTML page. scripts: of its own, besides that of the gallery; no others can run in it."""
+    programs = (SCRIPT, *scripts)
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()}'"
+        for program in programs
+    )
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; media-src data:; "
+        f"base-uri 'none'; form-action 'none'"
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main><header>"
         f"<h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>{''.join(parts)}"
-        f"<footer>{escape(footer)}</footer></main><script>{SCRIPT}</script></body></html>\n"
+        f"<footer>{escape(footer)}</footer></main>"
+        + "".join(f"<script>{program}</script>" for program in programs)
+        + "</body></html>\n"
     )

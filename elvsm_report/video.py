@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
+
+from elvsm_core.atomic import replacing_path
 
 RGB = NDArray[np.uint8]
 
@@ -28,10 +29,15 @@ def write_video(path: str | Path, frames: Iterable[RGB], rate: float) -> int:
     height, width = first.shape[:2]
     if height % 2 or width % 2:
         raise ValueError(f"frames are {width}x{height} pixels, but H.264 in this form needs even sides")
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    with replacing_path(path) as partial:
+        return _encode(partial, itertools.chain([first], frames), first, rate)
+
+
+def _encode(path: Path, frames: Iterable[RGB], first: RGB, rate: float) -> int:
+    height, width = first.shape[:2]
     # +faststart: the index comes first, so that a browser starts to play at once.
     writer = imageio_ffmpeg.write_frames(
-        str(partial),
+        str(path),
         (width, height),
         fps=rate,
         codec="libx264",
@@ -43,16 +49,13 @@ def write_video(path: str | Path, frames: Iterable[RGB], rate: float) -> int:
     count = 0
     try:
         writer.send(None)
-        for frame in itertools.chain([first], frames):
+        for frame in frames:
             if frame.shape != first.shape or frame.dtype != np.uint8:
                 raise ValueError(
                     f"frame {count} is {frame.shape} {frame.dtype}, the first one {first.shape} uint8"
                 )
             writer.send(np.ascontiguousarray(frame))
             count += 1
-        writer.close()
-        os.replace(partial, path)
     finally:
         writer.close()
-        partial.unlink(missing_ok=True)
     return count

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from elvsm_core.atomic import write_text
 from elvsm_report import charts
 from elvsm_report import page as report
 from elvsm_ros.demo.results import HeldOut, Results, samples
@@ -57,7 +58,7 @@ def write_page(path: Path, results: Results, film: Path | None, facts: Sequence[
         report.section("All held-out views", report.gallery(comparisons)),
         report.section("This run", report.table(facts)),
     ]
-    path.write_text(report.page(TITLE, INTRODUCTION, *parts, footer=FOOTER))
+    write_text(path, report.page(TITLE, INTRODUCTION, *parts, footer=FOOTER))
 
 
 def _figures(results: Results) -> list[report.Figure]:

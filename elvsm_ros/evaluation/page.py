@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from elvsm_core.atomic import write_text
 from elvsm_report import charts
 from elvsm_report import page as report
 from elvsm_ros.conversions import RGB
@@ -145,9 +146,9 @@ def write_page(path: Path, results: Results, video: Path | None) -> None:
     parts.append(report.section("This run", report.table(facts(results))))
     if views:
         parts.append(report.section("All held-out frames", _all(views), lead="Click a heading to sort."))
-    script = f"<script>{(FOLDER / 'page.js').read_text()}</script>"
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
     title = f"How well {results.facts['bag']} is rendered"
-    path.write_text(report.page(title, INTRODUCTION, *parts, script, footer=FOOTER))
+    write_text(path, report.page(title, INTRODUCTION, *parts, footer=FOOTER, scripts=[script]))
 
 
 def pictures(results: Results, height: int = 256) -> Iterator[RGB]:

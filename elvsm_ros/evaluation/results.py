@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import elvsm_core as ec
+from elvsm_core.atomic import write_text
 from elvsm_ros.conversions import RGB
 from elvsm_ros.evaluation.baselines import Quality, mean
 from elvsm_ros.evaluation.convention import Verdict
@@ -163,17 +164,16 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write `to_json` to a file, which appears when it is complete."""
-        _write(path, json.dumps(_rounded(self.to_json()), indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(_rounded(self.to_json()), indent=1, allow_nan=False) + "\n")
 
     def write_csv(self, path: Path) -> None:
         """Write a line per held-out frame."""
         rows = [{**_row(view), "render_ms": view.render_ms} for view in self.views]
-        partial = path.with_name(f".{path.name}.part")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["index"])
-            writer.writeheader()
-            writer.writerows(_rounded(rows))
-        os.replace(partial, path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]) if rows else ["index"])
+        writer.writeheader()
+        writer.writerows(_rounded(rows))
+        write_text(path, text.getvalue())
 
 
 def keyframe_steps(T_world_cam: NDArray[np.float64], stamps: Sequence[int]) -> dict[str, float]:
@@ -233,10 +233,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
     return value
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text)
-    os.replace(partial, path)
