@@ -223,7 +223,8 @@ def content_security_policy(page: Path) -> str:
     """Return a policy under which nothing runs but the scripts of viser's page, and nothing is loaded from elsewhere.
 
     The page unpacks its program and adds it as a script; both are allowed by their SHA-256. Of a page that is made
-    otherwise (another version of viser), all its own scripts may run.
+    otherwise (another version of viser), all its own scripts may run. What the page's WebAssembly makes of strings may
+    run as well: its bindings need that, and no markup comes by it.
     """
     try:
         text = page.read_text(encoding="utf-8")
@@ -232,7 +233,7 @@ def content_security_policy(page: Path) -> str:
     except (OSError, ValueError, IndexError, zstandard.ZstdError):
         allowed = "'unsafe-inline'"
     return (
-        f"default-src 'none'; script-src {allowed} 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src blob:; "
         "object-src 'none'; frame-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

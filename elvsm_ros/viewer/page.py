@@ -221,7 +221,9 @@ class Page:
 
     def _build(self) -> None:
         gui = self._client.gui
-        self._state = gui.add_html(status_text.state(self._link.name, self._link.connected, self._link.status))
+        self._state = gui.add_html(
+            status_text.state(self._link.name, self._link.connected, self._link.status)
+        )
         self._numbers = gui.add_html("")
         with gui.add_folder("View"):
             self._show = gui.add_checkbox("Rendered picture", True)
