@@ -6,7 +6,7 @@
 #                         DEMO_ARGS="..." goes to elvsm_demo (elvsm_demo --help)
 #   make test             TEST_ARGS="test/core -k cache" narrows it; JOBS=2 processes share the tests, 0 is none but pytest
 #   make lint             ruff and mypy
-#   make clean            remove everything that make made
+#   make clean            remove what make made; reports of the demo stay
 #
 # Each step leaves a stamp, so a second call does nothing that the first one did.
 
@@ -60,7 +60,7 @@ $(STAMPS)/python:
 	@tools/check_machine.sh "$(PYTHON)"
 	@echo "elvsm: making .venv with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv "$(VENV)"
-	@rm -rf "$(BUILD)"
+	@[[ ! -e "$(BUILD)/CMakeCache.txt" ]] || rm -rf "$(BUILD)"
 	@mkdir -p "$(STAMPS)" && touch "$@"
 
 # Without a GPU, PyTorch's own index saves gigabytes of CUDA libraries; where it cannot be reached, any build will do.
@@ -122,5 +122,11 @@ format: $(STAMPS)/packages
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
+# Folders that carry what make, colcon or the demo write into them, and no others, whatever is called like them.
 clean:
-	rm -rf "$(VENV)" "$(COLCON_VENV)" build install log dist demo_out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@for folder in "$(VENV)" "$(COLCON_VENV)"; do [[ ! -e "$$folder/pyvenv.cfg" ]] || rm -rf "$$folder"; done
+	@[[ ! -e "$(BUILD)/CMakeCache.txt" ]] || rm -rf "$(BUILD)"
+	@for folder in build install log; do [[ ! -e "$$folder/COLCON_IGNORE" ]] || rm -rf "$$folder"; done
+	@[[ ! -d build ]] || rmdir --ignore-fail-on-non-empty build
+	rm -rf elvsm.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@for folder in build install log dist demo_out; do [[ ! -e "$$folder" ]] || echo "elvsm: $$folder stays: delete it yourself"; done

@@ -4,7 +4,7 @@
 python tools/browser.py FOLDER: FOLDER/chromium starts a browser afterwards. Tried in this order: one that is
 installed (ELVSM_BROWSER names another); Playwright's (110 MB, from its own server); the npm package
 @sparticuz/chromium (65 MB, brings its libraries along) where npm is installed. Without any of them the tests of the
-page are skipped; this ends with status 0 either way, and says what it found.
+page are skipped; this ends with status 0 either way, and says what it found. Status 2: FOLDER is somebody else's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ UNPACK = (
     "fs.writeFileSync(process.argv[2],z.brotliDecompressSync(fs.readFileSync(process.argv[1])))"
 )
 
+MARKER = ".elvsm-browser"
+"""Marks a folder as one that this program filled and may delete."""
 FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{home}/fonts</dir><dir>/usr/share/fonts</dir><cachedir>{home}/fontcache</cachedir></fontconfig>
@@ -106,8 +108,14 @@ def main() -> int:
     found: str | Path | None = installed()
     if found is None and script.exists() and works(script):
         return 0  # fetched before
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    marker = folder / MARKER
+    if marker.is_file() and not folder.is_symlink():  # one that this program filled, and that does not work
+        shutil.rmtree(folder)
+    elif folder.exists() and any(folder.iterdir()):
+        print(f"elvsm: {folder} was not made by {Path(__file__).name}: move it away, or name another folder")
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     if found is None:
         print("elvsm: fetching a browser for the tests of the viewer", flush=True)
         found = playwrights(folder) or npms(folder)

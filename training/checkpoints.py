@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from elvsm_core import atomic
+
 from .settings import TrainSettings
 
 NAME = "checkpoint-{:09d}.pt"
 _NUMBER = re.compile(r"checkpoint-(\d+)\.pt")
+LEDGER = ".elvsm-checkpoints"
+"""The file in a folder that lists which checkpoints this program wrote there: no other one is ever deleted."""
 FREE = (
     "minutes", "steps", "epochs", "out", "device", "log_every", "eval_scenes", "eval_minutes", "frames",
     "checkpoint_minutes", "checkpoint_steps", "keep", "resume", "logger", "pictures",
@@ -50,48 +51,40 @@ def checkpoints(folder: Path) -> list[Path]:
 def save(folder: Path, step: int, payload: Mapping[str, Any], keep: int) -> Path:
     """Write a checkpoint and delete all but the last `keep`.
 
-    A process that is killed leaves the old ones and perhaps a hidden temporary file, which the next call deletes.
+    A process that is killed leaves the old ones and perhaps a hidden temporary folder, which the next call deletes.
+    Checkpoints that this program did not write are not deleted.
     Raises CheckpointError when it cannot be written, because the disk is full for example; the old ones stay then.
     """
     path = folder / NAME.format(step)
-    for leftover in folder.glob(".checkpoint-*"):
-        leftover.unlink(missing_ok=True)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        written = [*_written(folder), path.name]
+        with atomic.replacing(path) as file:
             torch.save(dict(payload), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync(folder)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError | RuntimeError):
-            reason: BaseException = error
-            while not isinstance(reason, OSError) and reason.__context__ is not None:
-                reason = reason.__context__  # torch hides a failed write behind an error of its own
-            found = checkpoints(folder)
-            last = str(found[-1]) if found else "the beginning"
-            raise CheckpointError(
-                f"cannot write the checkpoint {path} ({reason}): make room, then start the same command again; it goes "
-                f"on from {last}"
-            ) from error
-        raise
+        atomic.write_text(folder / LEDGER, json.dumps(written))
+    except (OSError, RuntimeError) as error:
+        reason: BaseException = error
+        while not isinstance(reason, OSError) and reason.__context__ is not None:
+            reason = reason.__context__  # torch hides a failed write behind an error of its own
+        found = checkpoints(folder)
+        last = str(found[-1]) if found else "the beginning"
+        raise CheckpointError(
+            f"cannot write the checkpoint {path} ({reason}): make room, then start the same command again; it resumes "
+            f"from {last}"
+        ) from error
+    # Whatever else has such a name is somebody else's, and stays.
     for old in checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        if old.name in written:
+            old.unlink(missing_ok=True)
     return path
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _written(folder: Path) -> list[str]:
+    """Return the names of checkpoints that were written by this program, and are still there."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        names = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+        return [name for name in names if _NUMBER.fullmatch(name) and (folder / name).is_file()]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def load_newest(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any] | None:

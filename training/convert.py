@@ -12,7 +12,7 @@ import dataclasses
 import io
 import json
 import os
-import tempfile
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +23,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from elvsm_core.atomic import write_bytes
+
 from .data.chunks import ChunkError, open_chunk
 from .data.re10k import (
     INDEX_NAME,
@@ -32,6 +34,7 @@ from .data.re10k import (
     Scene,
     Store,
     decode,
+    file_name,
     open_store,
     pack_cameras,
 )
@@ -64,21 +67,6 @@ class Report:
 def _quiet(keys: Iterable[str], description: str) -> Iterable[str]:
     del description
     return keys
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is there as a whole or not at all, whenever the process is killed or the disk is
-    full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def encode(image: Image.Image | NDArray[np.uint8], encoding: str = "jpeg") -> bytes:
@@ -142,8 +130,8 @@ def to_folders(store: Store, out: Path, workers: int = 1, progress: Progress = _
     report, out = Report(), out.absolute()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for key in progress(store.keys, "scenes"):
-            target = out / "metadata" / f"{key}.json"
             try:
+                target = out / "metadata" / f"{file_name(key)}.json"
                 scene = store.scene(key)
                 missing = _finished(scene, target, pool)
                 if missing is None:
@@ -224,6 +212,16 @@ def _finished(scene: Scene, metadata: Path, pool: ThreadPoolExecutor) -> list[in
     return missing if all(pool.map(intact, there)) else None
 
 
+def _put_aside(file: Path) -> None:
+    """Rename a damaged chunk that a conversion wrote; nothing that is there is replaced, and other files stay."""
+    if not re.fullmatch(r"\d{6}\.torch", file.name):
+        raise DatasetError(f"{file} cannot be read and was not written by this program: move it away")
+    number = 0
+    while (aside := file.with_name(f"{file.name}.damaged{number or ''}")).exists():
+        number += 1
+    file.rename(aside)
+
+
 def to_chunks(
     store: Store,
     out: Path,
@@ -245,7 +243,7 @@ def to_chunks(
         try:
             present |= dict.fromkeys(open_chunk(file).scenes, file)
         except ChunkError:
-            file.rename(file.with_name(f"{file.name}.damaged"))
+            _put_aside(file)
     names = _free_names(out)
     pending: list[dict[str, Any]] = []
     size = 0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from training.convert import encode
 from training.data.chunks import ChunkError
-from training.data.re10k import DatasetError, FrameError, Scene, Store, decode, open_store
+from training.data.re10k import DatasetError, FrameError, Scene, Store, decode, file_name, open_store
 from training.data.samples import read_index
 
 SECOND = 1_000_000_000
@@ -177,11 +177,11 @@ def _write_all(store: Store, out: Path, settings: Settings, todo: Mapping[str, r
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     for name in track(list(todo), "scenes", console=console, disable=not console.is_terminal):
-        path = out / name
-        if path.exists():
-            kept += 1
-            continue
         try:
+            path = out / file_name(name)
+            if path.exists():
+                kept += 1
+                continue
             missing = write_bag(store.scene(name), path, settings, todo[name])
         except (DatasetError, ChunkError) as error:
             say(f"{name} failed: {error}")

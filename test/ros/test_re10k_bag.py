@@ -127,3 +127,16 @@ def test_poses_that_are_no_rigid_motions_are_refused(dataset):
     scene.w2c[3, :3, :3] = np.diag([1, 1, -1])
     with pytest.raises(re10k_bag.DatasetError, match="no rotations"):
         re10k_bag.poses(scene)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/elvsm-outside", "..", ".hidden"])
+def test_a_scenes_name_leads_nowhere(tmp_path, capsys, name):
+    w2c = np.tile(np.eye(4), (FRAMES, 1, 1))
+    png = [encode(np.zeros((*SIZE, 3), dtype=np.uint8), "png")] * FRAMES
+    write_chunk(
+        tmp_path / "000000.torch", [chunk_entry(name, png, w2c, np.tile([0.6, 1.0, 0.5, 0.5], (FRAMES, 1)))]
+    )
+    out = tmp_path / "deep" / "out"
+    assert re10k_bag.main([str(tmp_path), str(out)]) == 1
+    assert "not a plain file name" in capsys.readouterr().err
+    assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["000000.torch"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import elvsm_core as ec
+from elvsm_core import atomic, owned
 from training import checkpoints
 from training.loop import Trainer
 from training.settings import load_settings
@@ -120,9 +121,22 @@ def test_re10k_stopped_anywhere_equals_uninterrupted(tmp_path, mini_re10k, monke
     )
 
 
+def test_checkpoints_of_somebody_else_are_not_deleted(tmp_path):
+    foreign = ("checkpoint-000000001.pt", ".checkpoint-notes", "checkpoint-best.pt")
+    for name in foreign:
+        (tmp_path / name).write_bytes(b"mine")
+    for step in range(2, 7):
+        checkpoints.save(tmp_path, step, {"step": step}, keep=2)
+    kept = {p.name for p in tmp_path.iterdir()} - {checkpoints.LEDGER}
+    assert kept == {*foreign, "checkpoint-000000005.pt", "checkpoint-000000006.pt"}
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in foreign)
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     checkpoints.save(tmp_path, 1, {"x": torch.ones(10)}, keep=2)
-    (tmp_path / ".checkpoint-000000002.pt.abc").write_bytes(b"of a killed process")
+    killed = tmp_path / f".checkpoint-000000002.pt.abcdefgh{owned.SUFFIX}"
+    owned.claim(killed, atomic.KIND)
+    (killed / "checkpoint-000000002.pt").write_bytes(b"of a killed process")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -132,7 +146,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
             checkpoints.save(tmp_path, 2, {"x": torch.ones(1_000_000)}, keep=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoints.LEDGER, "checkpoint-000000001.pt"]
     assert torch.equal(torch.load(tmp_path / "checkpoint-000000001.pt")["x"], torch.ones(10))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from elvsm_core.atomic import write_bytes
 from training.convert import (
     chunk_entry,
     encode,
@@ -14,7 +15,6 @@ from training.convert import (
     pack_cameras,
     to_chunks,
     to_folders,
-    write_bytes,
     write_chunk,
 )
 from training.data.re10k import DatasetError, FrameError, open_store, parse_cameras
@@ -194,3 +194,31 @@ def test_command(mini_re10k, damaged, tmp_path, capsys):
     assert "there is no dataset" in capsys.readouterr().err
     with pytest.raises(DatasetError, match="'jpeg' or 'png'"):
         encode(np.zeros((8, 8, 3), dtype=np.uint8), "bmp")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside", "/tmp/elvsm-outside", "a/b", "..", ".hidden", "a\\b", "", "x" * 300, "a\nb"]
+)
+def test_a_scenes_name_leads_nowhere(mini_scenes, tmp_path, name):
+    one = mini_scenes[0]
+    source, out = tmp_path / "source.torch", tmp_path / "deep" / "er" / "out"
+    png = [encode(np.zeros((8, 8, 3), dtype=np.uint8), "png")] * 32
+    write_chunk(source, [chunk_entry(name, png, one.w2c, one.relative)])
+    with pytest.raises(SystemExit) as failed:
+        main([str(source), str(out), "--to", "folders", "--workers", "1"])
+    assert failed.value.code == 1
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["full_list.txt", "source.torch"]
+
+
+def test_files_of_somebody_else_are_not_put_aside(mini_re10k, tmp_path):
+    mine = tmp_path / "weights.torch"
+    mine.write_bytes(b"mine")
+    with pytest.raises(DatasetError, match=r"weights\.torch cannot be read and was not written"):
+        to_chunks(open_store(mini_re10k), tmp_path)
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    for name in ("000000.torch", "000000.torch.damaged"):
+        (tmp_path / name).write_bytes(name.encode())
+    to_chunks(open_store(mini_re10k), tmp_path)
+    assert (tmp_path / "000000.torch.damaged").read_bytes() == b"000000.torch.damaged"
+    assert (tmp_path / "000000.torch.damaged1").read_bytes() == b"000000.torch"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import elvsm_core as ec
+from elvsm_core.atomic import write_bytes
 from elvsm_core.cache import ViewCache
 
-from ..convert import write_bytes
 from .protocol import Protocol, ProtocolError, measure, stack
 
 

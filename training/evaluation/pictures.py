@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 import elvsm_core as ec
+from elvsm_core.atomic import write_bytes
 
-from ..convert import encode, write_bytes
+from ..convert import encode
 from ..data.sampling import Sample
 from ..procedural.scenes import SceneBatch
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import elvsm_core as ec
+from elvsm_core.atomic import write_bytes
 from elvsm_core.lpips_weights import find_weights, load_lpips
 
-from ..convert import write_bytes
 from ..data.samples import EvaluationSamples
 
 METRICS = ("psnr", "ssim", "lpips")

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 import elvsm_core as ec
+from elvsm_core.atomic import write_bytes
 from elvsm_report.gallery import gallery_page, incremental_page
 
-from ..convert import write_bytes
 from ..data.re10k import open_store
 from ..data.samples import EvaluationSamples, SampleConfig, read_index
 from .incremental import evaluate_incrementally, write_rows
