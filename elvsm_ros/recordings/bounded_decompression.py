@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import lz4.frame
-import mcap.stream_reader
 import rosbags.rosbag2.reader
 import rosbags.rosbag2.storage_mcap
 
@@ -59,5 +58,9 @@ def install() -> None:
     """Have rosbags and mcap decompress within bounds. May be called again."""
     rosbags.rosbag2.storage_mcap.DECOMPRESSORS.update(zstd=_zstd, lz4=_lz4)
     rosbags.rosbag2.reader.zstd = SimpleNamespace(open=zstd.open, decompress=_zstd)  # type: ignore[assignment]
+    try:
+        import mcap.stream_reader
+    except ModuleNotFoundError:  # only files that were cut off are read with it
+        return
     mcap.stream_reader.zstandard = SimpleNamespace(decompress=_zstd)
     mcap.stream_reader.lz4 = SimpleNamespace(decompress=_lz4)
