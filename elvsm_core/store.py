@@ -129,20 +129,13 @@ class KeyframeStore:
 
     def update_many(self, changed: Mapping[int, Keyframe]) -> None:
         """Exchange keyframes as `update` does, thousands in seconds. Raises KeyError for an unknown id, before all."""
-        if len(changed) <= FEW:
-            for view in changed:
-                self._keyframes[view]
-            for view, keyframe in changed.items():
-                self.update(view, keyframe)
+        for view in changed:
+            self._keyframes[view]
+        if len(changed) > FEW:
+            self.__dict__.update(vars(KeyframeStore.of({**self._keyframes, **changed})))
             return
-        rows = np.searchsorted(self.ids, [view for view in changed if self._keyframes[view]])
-        self._keyframes.update(changed)
-        self._near.forget()
-        for row, keyframe in zip(rows.tolist(), changed.values(), strict=True):
-            self._write(row, keyframe)
-        # One look at all later ones for each, where `update` looks again for whatever the moved one was nearest to.
-        for row in range(len(self)):
-            self._compare_newer(row)
+        for view, keyframe in changed.items():
+            self.update(view, keyframe)
 
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]

@@ -223,7 +223,7 @@ def _check_extra(path: Path, extra: Mapping[str, Any]) -> None:
 
 
 def _plain(text: object) -> bool:
-    """Return whether a text can be a name in messages: short, of printable characters (without UTF-8, sending fails)."""
+    """Return whether a text can be a name in messages: short, of printable characters that UTF-8 has."""
     return isinstance(text, str) and len(text) <= LONGEST_TEXT and text.isprintable()
 
 

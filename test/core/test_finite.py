@@ -33,7 +33,7 @@ IMAGE = np.zeros((*SIZE, 3), np.uint8)
 
 
 def test_what_the_model_cannot_compute_with_is_rejected_and_the_scene_is_as_it_was():
-    frame = ec.SceneFrame(np.eye(4), 1e8)
+    frame = ec.SceneFrame(np.eye(4), 1e6)
     scene = ec.Scene(small_model(), capacity=2, frame=frame)
     view = scene.insert(IMAGE, camera())
     before = scene.render([camera(1e-9)]).images
