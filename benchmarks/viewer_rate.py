@@ -43,17 +43,17 @@ BROWSERS = (str(Path(sys.prefix) / "browser" / "chromium"), "chromium", "chromiu
 
 def show_pictures(viewer: Viewer, count: int) -> None:
     """Publish posed pictures until the node has `count` keyframes."""
-    node = viewer.link.node
+    node = viewer.client.node
     publishers = [
         node.create_publisher(kind, topic, 10)
         for kind, topic in ((CameraInfo, "camera_info"), (PoseStamped, "pose"), (Image, "image"))
     ]
     rng, deadline, step = np.random.default_rng(0), time.monotonic() + 90, 0
-    while len(viewer.link.held.keys) < count:
+    while len(viewer.client.last_keyframes) < count:
         if time.monotonic() > deadline:
             raise TimeoutError("the node took no keyframes within 90 s")
         time.sleep(0.3)
-        if not viewer.link.connected:
+        if not viewer.client.connected:
             continue
         rgb = conversions.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), 160, 120)
         T = np.eye(4)
@@ -91,7 +91,7 @@ def drag(viewer: Viewer, tab: Tab, seconds: float) -> tuple[np.ndarray, int, int
         if page.shown is not last:
             last = page.shown
             trips.append(last.round_trip)
-        queue = max(queue, viewer.link.status.queue_length)
+        queue = max(queue, viewer.client.last_status.queue_length)
     tab.mouse.up()
     return np.array(trips), page.count - before, queue
 

@@ -26,7 +26,7 @@ def run(options: Options) -> int:
     """Run the demo and return its exit status. What it starts has ended when this returns or raises."""
     # Before rclpy is imported: ament and Fast DDS read the environment once.
     os.environ.update(private_environment(options.domain))
-    from elvsm_ros.client import CallFailed
+    from elvsm_ros import SceneClientError
     from elvsm_ros.parameters.table import ParameterError
     from elvsm_ros.recordings.bag_reader import BagError
 
@@ -37,7 +37,7 @@ def run(options: Options) -> int:
     except (BagError, ParameterError, OSError) as error:
         _complain(console, str(error))
         return 2
-    except (CallFailed, ProcessDied) as error:
+    except (SceneClientError, ProcessDied) as error:
         _complain(console, str(error))
         return 1
     finally:
@@ -83,21 +83,23 @@ def _watch(
     """Play the recording, ask for held-out views meanwhile, and report."""
     import torch
 
-    from elvsm_ros.client import Client
     from elvsm_ros.demo.film import shoot
     from elvsm_ros.demo.view import keep, open_page, start_viewer
     from elvsm_ros.demo.watch import Watch
     from elvsm_ros.tools.node_process import NODE_TIMEOUT, clock, start_player
+    from elvsm_ros.tools.playback_client import PlaybackClient
 
     torch.set_num_threads(1)  # the node needs the cores
     with contextlib.ExitStack() as stack:
         topic, kind = clock(streams)
         # It leaves the network before the others, for the reason that `stop` gives: one of them that gets stuck
         # in its farewell can be killed.
-        client = stack.enter_context(Client(topic, node.check, clock_type=kind))
+        client = stack.enter_context(PlaybackClient(topic, node.check, kind))
         with console.status("waiting for the node to load its model"):
-            client.wait_for_node(NODE_TIMEOUT)
-        console.print(f"elvsm_node runs: model {client.status.model!r} on {client.status.device}")
+            client.wait_until_ready(NODE_TIMEOUT)
+        console.print(
+            f"elvsm_node runs: model {client.newest_status.model!r} on {client.newest_status.device}"
+        )
         url = ""
         if options.view is not None:
             url = start_viewer(options.view, streams.camera_info.name, options.out, children)
@@ -112,7 +114,7 @@ def _watch(
         if options.film_frames and results.views:
             with _progress(console, "the video") as progress:
                 film = shoot(options, watch, results.latency(50) / 1e3, options.out / "walk.mp4", progress)
-        status = client.status
+        status = client.newest_status
         if results.views:
             length = f"{streams.image.count} images, {bag.duration:.1f} s at {options.rate:g} × real time"
             facts = [

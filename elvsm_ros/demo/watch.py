@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from elvsm_ros.client import CallFailed, Client, Reply
+from elvsm_ros import NodeUnavailable, RenderedViews
 from elvsm_ros.conversions import RGB
 from elvsm_ros.demo.heldout import Thresholds, View, Walked, fit, psnr
 from elvsm_ros.demo.options import Options
@@ -21,6 +21,7 @@ from elvsm_ros.input.camera_input import T_body_cam
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.recordings.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
 from elvsm_ros.recordings.bag_tf import Ends, open_tf
+from elvsm_ros.tools.playback_client import PlaybackClient
 from elvsm_ros.tools.processes import Child
 
 TICK = 0.03
@@ -37,7 +38,7 @@ class Watch:
     def __init__(
         self,
         options: Options,
-        client: Client,
+        client: PlaybackClient,
         bag: Bag,
         streams: Streams,
         ends: Ends | None,
@@ -68,7 +69,7 @@ class Watch:
         self._views: list[HeldOut] = []
 
     def follow(self, progress: Progress) -> Results:
-        """Ask for held-out views until the player has ended. Raises ProcessDied, CallFailed, BagError."""
+        """Ask for held-out views until the player has ended. Raises ProcessDied, SceneClientError, BagError."""
         task = progress.add_task("", total=round(self._length), note="s")
         asked = 0  # stamp: the clock when a view was last asked for
         while self._player.status is None:
@@ -83,13 +84,13 @@ class Watch:
         self._player.check()
         progress.update(task, completed=round(self._length), note=self._note())
         self.client.settle(self.look)
-        if not self.walked.path and not len(self.client.keyframes):
-            raise CallFailed("the recording was played, but nothing of it arrived over the network")
+        if not self.walked.path and not len(self.client.last_keyframes.poses):
+            raise NodeUnavailable("the recording was played, but nothing of it arrived over the network")
         self._catch_up()
-        status = self.client.status
+        status = self.client.newest_status
         return Results(
             self._views,
-            self.client.keyframes,
+            self.client.last_keyframes.poses,
             np.stack(self.walked.path),
             status.images_received,
             status.images_dropped,
@@ -117,32 +118,34 @@ class Watch:
     def look(self) -> None:
         """Take note of what has gone over the network since the last look."""
         self.walked.advance(self.client.clock)
-        self.walked.learn(self.client.keyframes)
+        self.walked.learn(self.client.last_keyframes.poses)
 
-    def render(self, frame: Frame) -> tuple[View, Reply]:
+    def render(self, frame: Frame) -> tuple[View, RenderedViews]:
         """Return a frame as the model would see it, and the node's render of that with the same camera."""
         truth = fit(frame, self.size)
-        return truth, self.client.render([frame.T_world_cam], truth.camera, self._options.max_views)
+        return truth, self.client.render_views(
+            [frame.T_world_cam], truth.camera, max_views=self._options.max_views
+        )
 
     def nearest(self, frame: Frame) -> tuple[RGB | None, float]:
         """Return the image of the keyframe that is nearest to a frame, and its distance in metres."""
-        keyframes = self.client.keyframes
+        keyframes = self.client.last_keyframes.poses
         T = keyframes[self.walked.nearest(frame.T_world_cam, keyframes)[0]]
         metres = float(np.linalg.norm(T[:3, 3] - frame.T_world_cam[:3, 3]))
         return self.walked.keyframe_image(T, self.size), metres
 
     def is_keyframe(self, frame: Frame) -> bool:
         """Tell whether a frame is among the node's keyframes now."""
-        return self.walked.is_keyframe(frame, self.client.keyframes)
+        return self.walked.is_keyframe(frame, self.client.last_keyframes.poses)
 
     def _ask(self, after: int, clock: int) -> HeldOut | None:
-        keyframes = self.client.keyframes
+        keyframes = self.client.last_keyframes.poses
         frame = self.walked.candidate(keyframes, after, clock)
         if frame is None:
             return None
         if self.size == (0, 0):
             # Asked without a camera, the node answers at its model's own size.
-            height, width = self.client.render([frame.T_world_cam]).images[0].shape[:2]
+            height, width = self.client.render(frame.T_world_cam).shape[:2]
             self.size = (height, width)
         copy, metres = self.nearest(frame)
         if copy is None:
@@ -154,7 +157,7 @@ class Watch:
         return self._measured(truth, reply, copy, metres, keyframes)
 
     def _measured(
-        self, truth: View, reply: Reply, copy: RGB, metres: float, keyframes: NDArray[np.float64]
+        self, truth: View, reply: RenderedViews, copy: RGB, metres: float, keyframes: NDArray[np.float64]
     ) -> HeldOut:
         image = reply.images[0]
         return HeldOut(
@@ -165,8 +168,8 @@ class Watch:
             copy,
             psnr(image, truth.image),
             psnr(copy, truth.image),
-            reply.round_trip,
-            reply.inside,
+            reply.round_trip_ms,
+            reply.latency_ms,
             reply.support[0],
             len(keyframes),
             reply.views_used,
@@ -174,7 +177,7 @@ class Watch:
         )
 
     def _note(self) -> str:
-        note = f"s, {len(self.client.keyframes)} keyframes"
+        note = f"s, {len(self.client.last_keyframes.poses)} keyframes"
         if self._views:
             render = np.mean([v.psnr_render for v in self._views])
             copy = np.mean([v.psnr_nearest for v in self._views])

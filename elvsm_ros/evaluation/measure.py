@@ -16,7 +16,7 @@ import torch
 import elvsm_core as ec
 import elvsm_ros
 from elvsm_core.checkpoint import resolve
-from elvsm_ros.client import CallFailed
+from elvsm_ros import SceneClientError
 from elvsm_ros.conversions import RGB
 from elvsm_ros.engine import Engine
 from elvsm_ros.evaluation.baselines import Metrics, Quality, psnr, warped
@@ -109,7 +109,7 @@ class Evaluation:
                 node = self._go_through_node()
         except KeyboardInterrupt:
             incomplete = incomplete or INTERRUPTED
-        except (CallFailed, ProcessDied) as error:
+        except (SceneClientError, ProcessDied) as error:
             incomplete = failed = f"through the node: {error}"
         verdict, scene = self._convention.verdict(), self._engine.scene
         return Results(

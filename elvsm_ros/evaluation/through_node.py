@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import elvsm_core as ec
-from elvsm_ros.client import Client, Reply
-from elvsm_ros.conversions import RGB, Intrinsics
+from elvsm_ros import RenderedViews
+from elvsm_ros.conversions import RGB
 from elvsm_ros.engine import make_scene
 from elvsm_ros.evaluation.baselines import mean, psnr
 from elvsm_ros.evaluation.options import Options
@@ -27,6 +27,7 @@ from elvsm_ros.evaluation.results import OFFLINE, ONLINE, RENDER, HeldOut, NodeR
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.recordings.bag_reader import SECOND
 from elvsm_ros.tools.node_process import NODE_TIMEOUT, clock, start_node, start_player
+from elvsm_ros.tools.playback_client import PlaybackClient
 from elvsm_ros.tools.processes import Child, stop
 
 PATIENCE = 1.0
@@ -65,14 +66,14 @@ class NodeCheck:
     ):
         self._source, self._settings, self._options = source, settings, options
         self._model, self._tell = model, tell
-        self._replies: list[Reply] = []
+        self._replies: list[RenderedViews] = []
         self._late = 0
 
     def run(self, views: Sequence[HeldOut], inserted: Sequence[int], kept: Sequence[int]) -> NodeRun:
         """Compare with the replay in this process.
 
         views: its held-out frames. inserted: stamps of all its keyframes, oldest first; kept: of those that it had
-        at the end. Raises CallFailed, ProcessDied.
+        at the end. Raises SceneClientError, ProcessDied.
         """
         asked = [Asked(view) for view in views]
         streams, children = self._source.streams, []  # type: tuple[Any, list[Child]]
@@ -83,8 +84,8 @@ class NodeCheck:
             node = start_node(streams, self._options.parameters, folder, children, self._options.rate)
             # It leaves the network before the others, for the reason that `stop` gives: one of them that gets
             # stuck in its farewell can be killed.
-            client = stack.enter_context(Client(topic, node.check, clock_type=kind))
-            client.wait_for_node(NODE_TIMEOUT)
+            client = stack.enter_context(PlaybackClient(topic, node.check, kind))
+            client.wait_until_ready(NODE_TIMEOUT)
             options = self._options
             player = start_player(
                 self._source.bag, streams, self._source.ends, folder, children, options.rate, options.seconds
@@ -92,7 +93,7 @@ class NodeCheck:
             self._follow(client, player, asked, inserted)
             player.check()
             client.settle(timeout=60.0)
-            node_kept, status = client.kept.stamps, client.status
+            node_kept, status = client.last_keyframes.stamps, client.newest_status
             self._ask_again(client, asked, set(node_kept))
             images = sum(asked_at <= client.clock for asked_at in client.seen)
             latency = self._latency(client)
@@ -122,7 +123,9 @@ class NodeCheck:
 
     # While the recording is played, and after it
 
-    def _follow(self, client: Client, player: Child, asked: Sequence[Asked], inserted: Sequence[int]) -> None:
+    def _follow(
+        self, client: PlaybackClient, player: Child, asked: Sequence[Asked], inserted: Sequence[int]
+    ) -> None:
         waiting = collections.deque(sorted(asked, key=lambda a: a.view.stamp))
         total = len(waiting)
         while waiting:
@@ -146,16 +149,16 @@ class NodeCheck:
             while before not in client.kept_at and time.monotonic() < end:
                 client.check()
                 time.sleep(0.005)
-            item.kept = client.kept.stamps
+            item.kept = client.last_keyframes.stamps
             if not item.kept:
                 item.kept = None
                 continue
             reply = self._request(client, item.view)
-            item.overtaken = client.kept.stamps != item.kept
+            item.overtaken = client.last_keyframes.stamps != item.kept
             self._replies.append(reply)
             item.psnr[ONLINE, NODE] = psnr(reply.images[0], item.view.truth)
 
-    def _ask_again(self, client: Client, asked: Sequence[Asked], kept: set[int]) -> None:
+    def _ask_again(self, client: PlaybackClient, asked: Sequence[Asked], kept: set[int]) -> None:
         """Ask for all frames once more, now that everything has been seen; not for the node's own keyframes."""
         for done, item in enumerate(asked, 1):
             if item.view.stamp not in kept and kept:
@@ -163,19 +166,17 @@ class NodeCheck:
                 item.psnr[OFFLINE, NODE] = psnr(image, item.view.truth)
             self._tell("node, afterwards", done, len(asked))
 
-    def _request(self, client: Client, view: HeldOut) -> Reply:
-        c = view.camera
-        camera = Intrinsics(*(float(v) for v in c.fxfycxcy), c.width, c.height)
-        return client.render([c.T_world_cam], camera)
+    def _request(self, client: PlaybackClient, view: HeldOut) -> RenderedViews:
+        return client.render_views([view.camera.T_world_cam], view.camera)
 
-    def _latency(self, client: Client) -> dict[str, float]:
+    def _latency(self, client: PlaybackClient) -> dict[str, float]:
         """Return what differs between runs: of requests while playing, and from an image to its keyframe."""
         until_kept = [
             1e3 * (at - client.seen[stamp]) for stamp, at in client.kept_at.items() if stamp in client.seen
         ]
         found = {
-            "round_trip": [reply.round_trip for reply in self._replies],
-            "in_the_node": [reply.inside for reply in self._replies],
+            "round_trip": [reply.round_trip_ms for reply in self._replies],
+            "in_the_node": [reply.latency_ms for reply in self._replies],
             "image_to_keyframe": until_kept,
         }
         return {

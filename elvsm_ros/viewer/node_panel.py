@@ -6,20 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import viser
-from std_srvs.srv import SetBool, Trigger
 
-from elvsm.srv import LoadScene, SaveScene
-from elvsm_ros.viewer.link import Link
+from elvsm_ros import SceneClient, SceneClientError
 
-SLOW = 120.0
-"""Seconds that saving and loading may take."""
+SOON = 2.0
+"""Seconds that a button waits for a node that is away."""
 
 
 class NodePanel:
     """A folder of buttons. tell: shows title, body, and whether it is good news."""
 
-    def __init__(self, client: viser.ClientHandle, link: Link, tell: Callable[[str, str, bool], None]):
-        self._client, self._link, self._tell = client, link, tell
+    def __init__(
+        self, client: viser.ClientHandle, scene: SceneClient, tell: Callable[[str, str, bool], None]
+    ):
+        self._client, self._scene, self._tell = client, scene, tell
         gui = client.gui
         with gui.add_folder("Node"):
             self._pause = gui.add_button("Pause", hint="Images are counted, not used, until you resume")
@@ -31,8 +31,8 @@ class NodePanel:
             load = gui.add_button("Load", hint="Takes the place of the present scene")
         self._pause.on_click(lambda _: self._on_pause())
         reset.on_click(lambda _: self._on_reset())
-        save.on_click(lambda _: self._call("save_scene", SaveScene.Request(name=self._name.value), "Save"))
-        load.on_click(lambda _: self._call("load_scene", LoadScene.Request(name=self._name.value), "Load"))
+        save.on_click(lambda _: self._do("Save", lambda: scene.save(self._name.value)))
+        load.on_click(lambda _: self._do("Load", lambda: scene.load(self._name.value)))
 
     def tick(self) -> None:
         """Follow the node's state."""
@@ -42,13 +42,17 @@ class NodePanel:
 
     @property
     def _paused(self) -> bool:
-        return self._link.status is not None and self._link.status.paused
+        status = self._scene.last_status
+        return status is not None and status.paused
 
     def _on_pause(self) -> None:
-        self._call("pause", SetBool.Request(data=not self._paused), "Resume" if self._paused else "Pause")
+        if self._paused:
+            self._do("Resume", self._scene.resume)
+        else:
+            self._do("Pause", self._scene.pause)
 
     def _on_reset(self) -> None:
-        count = len(self._link.held.keys)
+        count = len(self._scene.last_keyframes)
         modal = self._client.gui.add_modal(f"Forget {count} keyframes?")
         with modal:
             self._client.gui.add_html("<p>They are gone for good, unless the scene was saved.</p>")
@@ -57,18 +61,17 @@ class NodePanel:
 
         def on_forget(_: Any) -> None:
             modal.close()
-            self._call("reset", Trigger.Request(), "Reset")
+            self._do("Reset", self._scene.reset)
 
         forget.on_click(on_forget)
         keep.on_click(lambda _: modal.close())
 
-    def _call(self, service: str, request: Any, what: str) -> None:
-        def done(answer: Any, error: str) -> None:
-            if answer is None:
-                self._tell(f"{what} failed", error, False)
-            elif not answer.success:
-                self._tell(f"{what} failed", answer.message, False)
-            else:
-                self._tell(f"{what}: done", answer.message, True)
-
-        self._link.call(service, request, done, SLOW)
+    def _do(self, what: str, action: Callable[[], str | None]) -> None:
+        """Call the node, on the thread that viser has for the button, and show what came of it."""
+        try:
+            self._scene.wait_until_ready(SOON)
+            said = action()
+        except SceneClientError as error:
+            self._tell(f"{what} failed", str(error), False)
+        else:
+            self._tell(f"{what}: done", said or "", True)

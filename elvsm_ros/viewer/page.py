@@ -7,20 +7,18 @@ import dataclasses
 import math
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import viser
-from std_msgs.msg import Header
 
-from elvsm.srv import RenderViews
-from elvsm_ros import conversions
+from elvsm_ros import RenderedViews, SceneClient, SceneClientError
 from elvsm_ros.conversions import RGB, ConversionError, Intrinsics
 from elvsm_ros.viewer import geometry, status_text
 from elvsm_ros.viewer.film import Film, Take
-from elvsm_ros.viewer.link import Link
 from elvsm_ros.viewer.node_panel import NodePanel
 from elvsm_ros.viewer.pacer import Pacer
 
@@ -30,6 +28,8 @@ NEAR = 0.2
 """Metres within which nothing is drawn: where a keyframe stands, its own picture would hide the render."""
 NEWS = 30.0
 """Seconds for which a page shows what the node complained of last."""
+PATIENCE = 20.0
+"""Seconds after which a picture is not waited for any more."""
 FILM_RATE = 15.0
 """Pictures per second of a video."""
 
@@ -45,32 +45,35 @@ class View:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shown:
-    """A picture on the page, uint8 RGB [H, W, 3], and what was asked for. Milliseconds: as the page waited for
-    it, and as the node reports."""
+    """What was asked for, and the answer whose picture is on the page."""
 
     view: View
-    image: RGB
-    support: float
-    views_used: int
-    round_trip: float
-    inside: float
+    answer: RenderedViews
+
+    @property
+    def image(self) -> RGB:
+        """The picture, uint8 RGB [H, W, 3]."""
+        return self.answer.images[0]
 
 
 class Page:
     """The controls and the picture of one client, from its connection to its end.
 
-    newest: returns T_world_cam of the newest keyframe, or None, and the direction that is up. out: folder for videos.
+    pool: threads that wait for pictures. newest: returns T_world_cam of the newest keyframe, or None, and the direction
+    that is up. memory: returns what /diagnostics says of memory, names and amounts. out: folder for videos.
     """
 
     def __init__(
         self,
         client: viser.ClientHandle,
-        link: Link,
+        scene: SceneClient,
+        pool: Executor,
         newest: Callable[[], tuple[np.ndarray | None, tuple[float, ...]]],
+        memory: Callable[[], Sequence[tuple[str, str]]],
         out: Path,
     ):
-        self._client, self._link, self._newest, self._out = client, link, newest, out
-        self._pacer: Pacer[View] = Pacer(self._request)
+        self._client, self._scene, self._newest, self._memory, self._out = client, scene, newest, memory, out
+        self._pacer: Pacer[View] = Pacer(lambda view: pool.submit(self._request, view))
         self._times: collections.deque[float] = collections.deque()
         self._take: Take | None = None
         self._film: Film | None = None
@@ -122,7 +125,7 @@ class Page:
             return
         if moved and self._take is not None:
             self._take.add(view.T_world_cam)
-        if self._show.value and self._link.connected and self._link.held.keys:
+        if self._show.value and self._scene.connected and len(self._scene.last_keyframes):
             self._pacer.offer(view)
 
     def view(self) -> View | None:
@@ -142,9 +145,11 @@ class Page:
         self._client.camera.fov = math.radians(self._fov.value)
         while self._times and now - self._times[0] > RATE_WINDOW:
             self._times.popleft()
-        self._set(self._state, status_text.state(self._link.name, self._link.connected, self._link.status))
+        self._set(
+            self._state, status_text.state(self._scene.name, self._scene.connected, self._scene.last_status)
+        )
         rate = len(self._times) / RATE_WINDOW
-        status = self._link.status
+        status = self._scene.last_status
         if status is not None and status.last_error != self._said:
             # Not what had been said before this page was opened.
             self._said_at = now if self._said is not None else -math.inf
@@ -152,7 +157,7 @@ class Page:
         news = self._said or "" if now - self._said_at < NEWS else ""
         self._set(
             self._numbers,
-            status_text.numbers(self._shown_row(), rate, self._complaint, status, news, self._link.memory),
+            status_text.numbers(self._shown_row(), rate, self._complaint, status, news, self._memory()),
         )
         self._node.tick()
 
@@ -174,34 +179,21 @@ class Page:
     # Pictures
 
     def _request(self, view: View) -> None:
-        start = time.perf_counter()
-        request = RenderViews.Request(
-            poses=[conversions.matrix_to_pose(view.T_world_cam)],
-            camera_info=conversions.camera_info(view.camera, Header()),
-            max_views=view.max_views, encoding="jpeg",
-        )  # fmt: skip
+        try:
+            answer = self._scene.render_views(
+                [view.T_world_cam], view.camera, max_views=view.max_views, encoding="jpeg", timeout=PATIENCE
+            )
+        except (SceneClientError, ConversionError) as error:
+            self._complaint = str(error)
+        else:
+            self._show_answer(view, answer)
+        finally:
+            self._pacer.done()
 
-        def done(answer: RenderViews.Response | None, error: str) -> None:
-            try:
-                self._show_answer(view, answer, error, 1e3 * (time.perf_counter() - start))
-            finally:
-                self._pacer.done()
-
-        self._link.call("render_views", request, done)
-
-    def _show_answer(
-        self, view: View, answer: RenderViews.Response | None, error: str, round_trip: float
-    ) -> None:
+    def _show_answer(self, view: View, answer: RenderedViews) -> None:
         if self.closed:
             return
-        if answer is None or not answer.success:
-            self._complaint = error if answer is None else answer.message
-            return
-        try:
-            image = conversions.image_to_rgb(answer.compressed_images[0])
-        except ConversionError as wrong:
-            self._complaint = str(wrong)
-            return
+        (image,) = answer.images
         self._complaint = ""
         if self._show.value:
             self._client.scene.set_background_image(image, format="jpeg", jpeg_quality=90)
@@ -209,20 +201,20 @@ class Page:
             self._client.flush()
         self._times.append(time.monotonic())
         self.count += 1
-        self.shown = Shown(
-            view, image, float(answer.support[0]), answer.views_used, round_trip, answer.latency_ms
-        )
+        self.shown = Shown(view, answer)
 
     def _shown_row(self) -> tuple[float, float, float, int] | None:
-        shown = self.shown
-        return (shown.round_trip, shown.inside, shown.support, shown.views_used) if shown else None
+        if self.shown is None:
+            return None
+        answer = self.shown.answer
+        return answer.round_trip_ms, answer.latency_ms, answer.support[0], answer.views_used
 
     # Controls
 
     def _build(self) -> None:
         gui = self._client.gui
         self._state = gui.add_html(
-            status_text.state(self._link.name, self._link.connected, self._link.status)
+            status_text.state(self._scene.name, self._scene.connected, self._scene.last_status)
         )
         self._numbers = gui.add_html("")
         with gui.add_folder("View"):
@@ -245,7 +237,7 @@ class Page:
                 hint="Height of the picture, pixels; its width follows the page",
             )
             go = gui.add_button("Go to the newest camera")
-        self._node = NodePanel(self._client, self._link, self.tell)
+        self._node = NodePanel(self._client, self._scene, self.tell)
         with gui.add_folder("Trajectory"):
             self._record = gui.add_button("Record", hint="Note how you move the camera from now on")
             self._render = gui.add_button("Render to a video", disabled=True)
@@ -299,7 +291,7 @@ class Page:
         self._progress.visible, self._progress.value = True, 0.0
         self._render.label, self._record.disabled = "Cancel", True
         self._film = Film(
-            self._link, self._takes.poses(FILM_RATE), view.camera, view.max_views, FILM_RATE, self._out / name,
+            self._scene, self._takes.poses(FILM_RATE), view.camera, view.max_views, FILM_RATE, self._out / name,
             self._on_progress, self._on_film,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The viewer as a program: the page's server, the link to the node, and what passes between them."""
+"""The viewer as a program: the page's server, the node's client, and what passes between them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from std_msgs.msg import Header
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import CameraInfo
 
-from elvsm.srv import RenderViews
-from elvsm_ros import conversions
-from elvsm_ros.viewer.link import Link
+from elvsm_ros import SceneClient, SceneClientError, conversions
+from elvsm_ros.conversions import ConversionError, Intrinsics
+from elvsm_ros.qos import SENSOR_QOS
+from elvsm_ros.rclpy_support import LEAVE, leaving
 from elvsm_ros.viewer.options import UP, Options
+
+TICK = 0.1
+"""Seconds between updates of the pages at least; they come sooner when something has changed."""
+DEVICE_STATUS = "elvsm: device"
+"""Name of the node's status on /diagnostics that is about memory."""
 
 THUMBNAIL = 96
 """Height of a keyframe's small picture, pixels."""
@@ -41,7 +49,10 @@ class Viewer:
         self._thumbnail_at = 0.0  # when the next one may be asked for; infinite while one is under way
         self._connected = False
         self._held: Any = None
-        self.link = Link(options.node, self._tick, options.ros)
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._memory: list[tuple[str, str]] = []
+        self._camera: Intrinsics | None = None
+        """The node's camera as far as camera_info tells: for drawing only."""
         self._server: Any = None
         page = Path(viser.__file__).parent / "client" / "build" / "index.html"
         with guard.guarding(guard.Policy(options.host, options.allow_origin), self._control, page):
@@ -55,6 +66,14 @@ class Viewer:
         with self._server.gui.add_folder("Keyframes", order=1e9):
             self._visible = self._server.gui.add_checkbox("Show keyframes and path", True)
             self._size = self._server.gui.add_slider("Size", 0.02, 1.0, 0.02, 0.08, hint="Metres")
+        # Every page waits for one picture at a time, and there is one thumbnail.
+        self._pool = ThreadPoolExecutor(32, "viewer-picture")
+        self.client = SceneClient(options.node, node_name="elvsm_viewer", ros_arguments=options.ros)
+        self.client.on_change(self._news.set)
+        node = self.client.node
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        node.create_subscription(CameraInfo, "camera_info", self._on_camera_info, SENSOR_QOS)
+        self._thread = threading.Thread(target=self._follow, name="viewer-follow", daemon=True)
         self._server.on_client_connect(self._on_connect)
         self._server.on_client_disconnect(self._on_disconnect)
 
@@ -72,13 +91,17 @@ class Viewer:
             return list(self._pages.values())
 
     def __enter__(self) -> Viewer:
-        self.link.__enter__()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for page in self.pages:
             page.close()
-        self.link.__exit__()
+        self._closing.set()
+        self._thread.join(10 * TICK)
+        with leaving(LEAVE):
+            self.client.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._server.stop()
 
     def _control(self, uuid: str) -> Any:
@@ -93,7 +116,7 @@ class Viewer:
     def _on_connect(self, client: Any) -> None:
         from elvsm_ros.viewer.page import Page
 
-        page = Page(client, self.link, self._newest, self._options.out)
+        page = Page(client, self.client, self._pool, self._newest, lambda: self._memory, self._options.out)
         with self._lock:
             self._pages[client.client_id] = page
         page.refresh()
@@ -105,14 +128,32 @@ class Viewer:
             page.close()
 
     def _newest(self) -> tuple[np.ndarray | None, tuple[float, ...]]:
-        poses = self.link.held.poses
+        poses = self.client.last_keyframes.poses
         return poses[-1] if len(poses) else None, self.scenery.up or UP["+z"]
 
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == DEVICE_STATUS:
+                self._memory = [(pair.key, pair.value) for pair in status.values if "memory" in pair.key]
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        with contextlib.suppress(ConversionError):
+            self._camera = conversions.intrinsics(message)
+
+    def _follow(self) -> None:
+        while not self._closing.is_set():
+            self._news.wait(TICK)
+            self._news.clear()
+            try:
+                self._tick()
+            except Exception as error:  # a page that was closed in the middle of something must not end all
+                self.client.node.get_logger().error(f"an update failed: {type(error).__name__}: {error}")
+
     def _tick(self) -> None:
-        """Bring pages and drawings up to date. Runs on the link's thread."""
-        held, came_back = self.link.held, self.link.connected and not self._connected
-        self._connected = self.link.connected
-        self.scenery.show(held, self.link.camera, self._size.value, self._visible.value)
+        """Bring pages and drawings up to date."""
+        connected, held = self.client.connected, self.client.last_keyframes
+        came_back, self._connected = connected and not self._connected, connected
+        self.scenery.show(held, self._camera, self._size.value, self._visible.value)
         changed, self._held = held is not self._held, held
         for page in self.pages:
             placed = not page.placed and page.place()
@@ -127,33 +168,24 @@ class Viewer:
         The node publishes no keyframe images; rendered at its own pose from itself alone, a keyframe gives its
         picture as the model has it, also after a scene was loaded from a file.
         """
-        if time.monotonic() < self._thumbnail_at or not self.link.connected:
+        if time.monotonic() < self._thumbnail_at or not self._connected:
             return
         if any(page.busy for page in self.pages):
             return
         wanted = self.scenery.wants_picture() if self.pages else None
         if wanted is None:
             return
-        key, T = wanted
-        camera = self.scenery.camera
-        width = max(2, round(THUMBNAIL * camera.width / camera.height))
-        request = RenderViews.Request(
-            poses=[conversions.matrix_to_pose(T)],
-            camera_info=conversions.camera_info(camera.stretched(width, THUMBNAIL), Header()),
-            max_views=1, encoding="jpeg",
-        )  # fmt: skip
-
-        def done(answer: RenderViews.Response | None, error: str) -> None:
-            picture = None
-            if answer is not None and answer.success:
-                with contextlib.suppress(conversions.ConversionError):
-                    picture = conversions.image_to_rgb(answer.compressed_images[0])
-            self.scenery.set_picture(key, picture)
-            # What failed is asked for again, but the node shall not be kept busy with it.
-            self._thumbnail_at = 0.0 if picture is not None else time.monotonic() + RETRY
-
         self._thumbnail_at = math.inf
-        self.link.call("render_views", request, done)
+        self._pool.submit(self._fetch_thumbnail, *wanted)
+
+    def _fetch_thumbnail(self, key: Any, T_world_cam: np.ndarray) -> None:
+        camera, picture = self.scenery.camera, None
+        camera = camera.stretched(max(2, round(THUMBNAIL * camera.width / camera.height)), THUMBNAIL)
+        with contextlib.suppress(SceneClientError, ConversionError):
+            picture = self.client.render(T_world_cam, camera, max_views=1, encoding="jpeg")
+        self.scenery.set_picture(key, picture)
+        # What failed is asked for again, but the node shall not be kept busy with it.
+        self._thumbnail_at = 0.0 if picture is not None else time.monotonic() + RETRY
 
 
 def run(options: Options) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import viser
 
+from elvsm_ros import KeyframeList
 from elvsm_ros.conversions import RGB, Intrinsics
 from elvsm_ros.viewer.geometry import drawn, up_direction, vertical_fov, wxyz_of
-from elvsm_ros.viewer.link import Held
 
 Key = tuple[int, int]
 
@@ -40,7 +40,7 @@ class Scenery:
         self._frusta: dict[Key, Frustum] = {}
         self._newest: Any = None
         self._path: Any = None
-        self._shown: tuple[Held | None, float, bool, Intrinsics | None] = (None, size, True, None)
+        self._shown: tuple[KeyframeList | None, float, bool, Intrinsics | None] = (None, size, True, None)
         self._camera: Intrinsics = DEFAULT_CAMERA
         self.up: tuple[float, ...] | None = None
 
@@ -57,7 +57,7 @@ class Scenery:
         """How many of the drawn keyframes have their small picture."""
         return sum(frustum.handle.image is not None for frustum in self._frusta.values())
 
-    def show(self, held: Held, camera: Intrinsics | None, size: float, visible: bool) -> None:
+    def show(self, held: KeyframeList, camera: Intrinsics | None, size: float, visible: bool) -> None:
         """Draw these keyframes, as cameras of this kind. size: length of the frusta, metres."""
         if self._shown == (
             held,
@@ -69,13 +69,14 @@ class Scenery:
         anew = self._shown[1:] != (size, visible, camera)
         self._shown, self._size = (held, size, visible, camera), size
         self._camera = camera or DEFAULT_CAMERA
-        if self.up is None and len(held.keys):
+        if self.up is None and len(held):
             # With the first keyframes and never again: a horizon that jumps makes people seasick.
             self.up = up_direction(held.poses, self._up)
             self._server.scene.set_up_direction(self.up)
-        elif not len(held.keys):
+        elif not len(held):
             self.up = None
-        chosen = {held.keys[i]: held.poses[i] for i in drawn(len(held.keys), self._limit)} if visible else {}
+        keys = list(zip(held.ids, held.stamps, strict=True))
+        chosen = {keys[i]: held.poses[i] for i in drawn(len(keys), self._limit)} if visible else {}
         with self._server.atomic():
             for key in [key for key in self._frusta if key not in chosen or anew]:
                 self._frusta.pop(key).handle.remove()

@@ -69,12 +69,14 @@ def test_the_node_may_do_what_it_does(policy: dict[str, Rules], repository: Path
 
 @pytest.fixture
 def viewer() -> Iterator[object]:
-    """Return the ROS node of a viewer's link."""
+    """Return the ROS node of a viewer."""
     pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
-    from elvsm_ros.viewer.link import Link
+    pytest.importorskip("viser", reason="needs the extra [viewer]: run make")
+    from elvsm_ros.viewer.options import Options
+    from elvsm_ros.viewer.run import Viewer
 
-    with Link("/elvsm", lambda: None) as link:
-        yield link.node
+    with Viewer(Options(port=18280)) as viewer:
+        yield viewer.client.node
 
 
 def test_the_viewer_may_do_what_it_does(policy: dict[str, Rules], viewer, repository: Path) -> None:

@@ -299,10 +299,10 @@ def running(**parameters: Any) -> Iterator[tuple[NodeProcess, Peer]]:
         peer.close()
 
 
-def change(peer: Peer, transition: int, timeout: float = 60.0) -> bool:
+def change(peer: Peer, transition: int, timeout: float = 60.0, name: str = "elvsm") -> bool:
     """Have the node change its state (lifecycle_msgs/Transition), and return whether it did."""
     request = ChangeState.Request(transition=Transition(id=transition))
-    return peer.call(ChangeState, "/elvsm/change_state", request, timeout).success
+    return peer.call(ChangeState, f"/{name}/change_state", request, timeout).success
 
 
 def state(peer: Peer) -> int:

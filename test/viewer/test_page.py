@@ -161,7 +161,7 @@ def stage(
 
 
 def insert_three(stage: Stage) -> None:
-    before = len(stage.viewer.link.held.keys)
+    before = len(stage.viewer.client.last_keyframes.ids)
     for k in range(3):
         sent = 0.0
 
@@ -171,7 +171,7 @@ def insert_three(stage: Stage) -> None:
             if time.monotonic() > sent + 2:
                 sent = time.monotonic()
                 stage.peer.send_frame(picture(k), pose_at(0.6 * k, 0.15 * k))
-            return len(stage.viewer.link.held.keys) == before + k + 1
+            return len(stage.viewer.client.last_keyframes.ids) == before + k + 1
 
         stage.wait(there, f"keyframe {k + 1} of 3")
 
@@ -194,7 +194,7 @@ def test_keyframes_appear_with_pictures(stage: Stage) -> None:
 
 def test_the_picture_is_the_render_at_the_pose_of_the_camera(stage: Stage) -> None:
     stage.click("Go to the newest camera")
-    newest = stage.viewer.link.held.poses[-1]
+    newest = stage.viewer.client.last_keyframes.poses[-1]
     stage.wait(
         lambda: np.allclose(stage.page.view().T_world_cam, newest, atol=1e-4), "the camera to be there"
     )
@@ -224,7 +224,7 @@ def test_frusta_lie_where_the_picture_has_their_places(stage: Stage) -> None:
         def drawn(image: np.ndarray) -> bool:
             red = (image[..., 0] > 150) & (image[..., 1] < 110) & (image[..., 2] < 80)
             view = stage.page.view()
-            ends = [on_page(view.T_world_cam, view.camera, T[:3, 3]) for T in stage.viewer.link.held.poses]
+            ends = [on_page(view.T_world_cam, view.camera, T[:3, 3]) for T in stage.viewer.client.last_keyframes.poses]
             middles = [np.round((a + b) / 2).astype(int) for a, b in itertools.pairwise(ends)]
             seen = [(u, v) for u, v in middles if 5 < u < FREE["width"] and FREE["y"] < v < SIZE[1] - 5]
             return bool(seen) and all(red[v - 4 : v + 5, u - 4 : u + 5].any() for u, v in seen)
@@ -265,7 +265,7 @@ def test_sliders_change_what_is_asked_for(stage: Stage) -> None:
     stage.wait(followed, "a smaller picture of more")
     stage.at_rest()
     after = stage.page.shown
-    assert after.views_used == 2 and after.image.shape[0] == 128
+    assert after.answer.views_used == 2 and after.image.shape[0] == 128
     assert before.camera.fy / 256 == pytest.approx(0.866, abs=0.01)  # 60 degrees
 
 
@@ -287,7 +287,7 @@ def test_buttons_act_on_the_node(stage: Stage) -> None:
 
 
 def test_scenes_are_saved_and_loaded(stage: Stage) -> None:
-    kept = np.array(stage.viewer.link.held.poses)
+    kept = np.array(stage.viewer.client.last_keyframes.poses)
     name = stage.tab.locator("input[value=scene]")
     name.fill("kitchen")
     name = stage.tab.locator("input[value=kitchen]")
@@ -300,7 +300,7 @@ def test_scenes_are_saved_and_loaded(stage: Stage) -> None:
     stage.wait(lambda: len(stage.viewer.scenery) == 0, "no frusta")
     stage.click("Load")
     stage.wait(lambda: len(stage.viewer.scenery) == 3, "the frusta of the file")
-    np.testing.assert_allclose(stage.viewer.link.held.poses, kept, atol=1e-6)
+    np.testing.assert_allclose(stage.viewer.client.last_keyframes.poses, kept, atol=1e-6)
     name.fill("../kitchen")
     stage.tab.wait_for_timeout(300)
     stage.click("Load")
@@ -331,7 +331,7 @@ def test_a_recorded_movement_becomes_a_video(stage: Stage) -> None:
 def test_a_film_that_cannot_be_made_says_why(stage: Stage, tmp_path: Path) -> None:
     ended: list[tuple[Path | None, str]] = []
     Film(
-        stage.viewer.link, [pose_at(0.0), pose_at(0.1)], Intrinsics(4e3, 4e3, 4e3, 4e3, 8000, 8000), 0, 15.0,
+        stage.viewer.client, [pose_at(0.0), pose_at(0.1)], Intrinsics(4e3, 4e3, 4e3, 4e3, 8000, 8000), 0, 15.0,
         tmp_path / "film.mp4", lambda done, total: None, lambda path, error: ended.append((path, error)),
     )  # fmt: skip
     stage.wait(lambda: ended, "the film to end")
