@@ -5,6 +5,7 @@
 #                         a page to fly through the scene meanwhile and afterwards,
 #                         DEMO_ARGS="..." goes to elvsm_demo (elvsm_demo --help)
 #   make test             TEST_ARGS="test/core -k cache" narrows it; JOBS=2 processes share the tests, 0 is none but pytest
+#   make docs             build the API reference into build/docs
 #   make lint             ruff and mypy
 #   make clean            remove what make made; reports of the demo stay
 #
@@ -48,7 +49,7 @@ PIP := $(VENV)/bin/python -m pip -qq
 RUN := PATH="$(VENV)/bin:$$PATH"
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup venv interfaces demo test lint format clean
+.PHONY: setup venv interfaces demo test docs lint format clean
 
 setup: $(STAMPS)/interfaces
 	@echo "elvsm: ready in .venv; go on with make demo or make test"
@@ -112,6 +113,15 @@ demo: $(STAMPS)/interfaces
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp $(STAMPS)/browser
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest -n $(JOBS) --dist loadfile $(TEST_ARGS) $(PYTEST_ARGS)
+
+$(STAMPS)/docs: $(STAMPS)/packages
+	@echo "elvsm: installing Sphinx"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[docs]"
+	@touch "$@"
+
+docs: $(STAMPS)/docs $(STAMPS)/interfaces
+	@$(RUN) python -m sphinx -W --keep-going -q docs/api build/docs
+	@echo "elvsm: build/docs/index.html"
 
 lint: $(STAMPS)/packages
 	@$(RUN) ruff check .

@@ -117,3 +117,4 @@ PRESETS: dict[str, ModelConfig] = {
     "efficient-lvsm-512": ModelConfig(image_size=(512, 512)),
     "demo": ModelConfig(width=384, head_dim=64, layers=6, image_size=(128, 128)),
 }
+"""Architectures by name: the published ones, and that of the bundled weights."""

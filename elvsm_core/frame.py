@@ -103,7 +103,7 @@ class SceneFrame:
         return numbers
 
     def extent(self, T_world_cam: ArrayLike) -> float:
-        """Return the largest |coordinate| in model units of the camera centres of [n, 4, 4] poses."""
+        """Return the largest absolute coordinate, in model units, of the camera centres of [n, 4, 4] poses."""
         return float(np.abs(self.to_model(T_world_cam)[..., :3, 3]).max())
 
     def moved(self, T_new_old: ArrayLike) -> SceneFrame:

@@ -11,11 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
+from elvsm_core.cameras import CameraError, check_pose
 from elvsm_ros import conversions
 from elvsm_ros.conversions import RGB
-
-ROTATION_TOLERANCE = 1e-3
-"""Largest deviation of RᵀR from identity that still counts as a rotation, as in elvsm_core."""
 
 
 class SceneClientError(RuntimeError):
@@ -85,18 +83,9 @@ def pose_message(pose: Pose | ArrayLike) -> Pose:
     if isinstance(pose, Pose):
         return pose
     try:
-        T = np.asarray(pose, np.float64)
-    except (TypeError, ValueError) as error:
-        raise RequestRejected(f"a pose must be a 4x4 matrix or a geometry_msgs Pose: {error}") from error
-    if T.shape != (4, 4):
-        raise RequestRejected(f"a pose must be a 4x4 matrix or a geometry_msgs Pose, got shape {T.shape}")
-    R = T[:3, :3]
-    rigid = np.isfinite(T).all() and np.abs(R.T @ R - np.eye(3)).max() < ROTATION_TOLERANCE
-    if not rigid or np.linalg.det(R) < 0:
-        raise RequestRejected(
-            "a pose must be rigid, without NaN, scale or mirroring: camera (optical axes) to world, metres"
-        )
-    return conversions.matrix_to_pose(T)
+        return conversions.matrix_to_pose(check_pose(pose, "a pose"))
+    except CameraError as error:
+        raise RequestRejected(str(error)) from error
 
 
 def camera_message(camera: PinholeCamera | CameraInfo | None) -> CameraInfo:

@@ -84,8 +84,8 @@ def test_it_builds_without_an_error(build: subprocess.CompletedProcess[str]) -> 
     assert "error:" not in build.stdout
 
 
-@pytest.mark.parametrize("folder", ["launch", "config"])
-def test_launch_and_config_lie_where_ros2_launch_looks(prefix: Path, checkout: Path, folder: str) -> None:
+@pytest.mark.parametrize("folder", ["launch", "config", "examples"])
+def test_shared_folders_lie_where_ros_looks(prefix: Path, checkout: Path, folder: str) -> None:
     source, installed = checkout / folder, prefix / "share" / "elvsm" / folder
     names = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
     assert names, f"{folder}/ is empty"

@@ -108,7 +108,15 @@ def test_the_source_archive_has_what_a_build_needs(archives: Path, checkout: Pat
 
 
 def test_the_wheel_has_the_extras_and_the_licence(wheel: Path, about: email.message.Message) -> None:
-    assert set(about.get_all("Provides-Extra") or []) == {"ros", "train", "eval", "hub", "viewer", "dev"}
+    assert set(about.get_all("Provides-Extra") or []) == {
+        "ros",
+        "train",
+        "eval",
+        "hub",
+        "viewer",
+        "docs",
+        "dev",
+    }
     assert about["License-Expression"] == "Apache-2.0"
     assert "Apache License" in _read(wheel, "licenses/LICENSE")
 

@@ -33,7 +33,7 @@ def test_the_folders_of_the_layout_exist(repository: Path, readme: str) -> None:
 
 
 def test_make_has_the_targets(repository: Path, readme: str) -> None:
-    for target in set(re.findall(r"\bmake (demo|test|lint|format|clean)\b", readme)):
+    for target in set(re.findall(r"\bmake (demo|test|docs|lint|format|clean)\b", readme)):
         subprocess.run(["make", "-n", target], cwd=repository, check=True, capture_output=True)
 
 

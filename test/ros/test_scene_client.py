@@ -91,10 +91,10 @@ def test_cameras_and_sizes(peer: Peer, client: SceneClient) -> None:
 @pytest.mark.parametrize(
     "pose, reason",
     [
-        (np.eye(3), r"shape \(3, 3\)"),
-        ("here", "4x4"),
-        (2 * np.eye(4), "rigid"),
-        (np.diag([1.0, 1.0, -1.0, 1.0]), "mirroring"),
+        (np.eye(3), r"4x4 matrix, got shape \(3, 3\)"),
+        ("here", "not an array of numbers"),
+        (2 * np.eye(4), "normalise the quaternion"),
+        (np.diag([1.0, 1.0, -1.0, 1.0]), "mirrored axis"),
         (np.full((4, 4), np.nan), "NaN"),
     ],
 )

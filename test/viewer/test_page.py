@@ -224,7 +224,10 @@ def test_frusta_lie_where_the_picture_has_their_places(stage: Stage) -> None:
         def drawn(image: np.ndarray) -> bool:
             red = (image[..., 0] > 150) & (image[..., 1] < 110) & (image[..., 2] < 80)
             view = stage.page.view()
-            ends = [on_page(view.T_world_cam, view.camera, T[:3, 3]) for T in stage.viewer.client.last_keyframes.poses]
+            ends = [
+                on_page(view.T_world_cam, view.camera, T[:3, 3])
+                for T in stage.viewer.client.last_keyframes.poses
+            ]
             middles = [np.round((a + b) / 2).astype(int) for a, b in itertools.pairwise(ends)]
             seen = [(u, v) for u, v in middles if 5 < u < FREE["width"] and FREE["y"] < v < SIZE[1] - 5]
             return bool(seen) and all(red[v - 4 : v + 5, u - 4 : u + 5].any() for u, v in seen)
