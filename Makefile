@@ -84,7 +84,7 @@ $(STAMPS)/packages: pyproject.toml setup.py constraints.txt $(STAMPS)/torch
 	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch "$@"
 
-$(STAMPS)/interfaces: $(wildcard msg/* srv/* action/* cmake/* launch/*.py launch/*/*.py config/*.* config/*/*.*) CMakeLists.txt package.xml \
+$(STAMPS)/interfaces: $(wildcard msg/* srv/* action/* cmake/* examples/* launch/*.py launch/*/*.py config/*.* config/*/*.*) CMakeLists.txt package.xml \
     $(STAMPS)/packages
 	@echo "elvsm: compiling the ROS interfaces"
 	@$(RUN) cmake -S . -B "$(BUILD)" -G Ninja --log-level=WARNING -DCMAKE_PROJECT_INCLUDE="$(CURDIR)/cmake/wheel_fixups.cmake" \

@@ -1,4 +1,4 @@
-"""Measure all that docs/benchmarks.md says of a GPU, one thing after another: python benchmarks/gpu.py
+"""Measure all that docs/notebook/gpu.md says of a GPU, one thing after another: python benchmarks/gpu.py
 
 The engine comes first, so that the node finds its kernels compiled. What fails, or takes longer than it may, is
 named at the end, with status 1, and does not keep the rest from being measured. Without a GPU, and with --model

@@ -2,7 +2,7 @@
 
 The requests of `mixed_requests.py`, clients without pause, and a node that costs nothing but the device's time: it
 serves them in the order of their arrival, or the large ones earlier, and never lets the device idle. Times of the
-device are those of the full-size model on an H200 (docs/benchmarks.md). Nothing runs but this calculation.
+device are those of the full-size model on an H200 (docs/notebook/gpu.md). Nothing runs but this calculation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Print the figures of docs/benchmarks.md for a recording: quality, twice; max_views; noisy poses; through the node.
+"""Print the figures of a recording in docs/notebook/quality.md: quality, twice; max_views; noisy poses; the node.
 
 python benchmarks/recording.py --bag PATH. Everything comes from elvsm_evaluate_bag; ended in between, it goes on.
 """

@@ -1,4 +1,4 @@
-"""Measure renders against the number of keyframes used, and how these are chosen: the figures in docs/benchmarks.md.
+"""Measure renders against the number of keyframes and the way they are chosen (docs/notebook/selection.md).
 
 ELVSM_TEST_DATA=FOLDER python benchmarks/selection.py --walk office --frames 0:200
 python benchmarks/selection.py --walk 1 --walk 2    # drawn walks, by their seeds

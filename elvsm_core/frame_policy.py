@@ -25,7 +25,7 @@ class FrameGrid:
     else.
 
     The model hardly minds a small scale, an anchor some way ahead or behind, and another yaw; it does mind one that
-    lies higher or lower, a pitch and a roll (docs/benchmarks.md). The steps were chosen accordingly.
+    lies higher or lower, a pitch and a roll (docs/notebook/selection.md). The steps were chosen accordingly.
     """
 
     spread: float = 0.4

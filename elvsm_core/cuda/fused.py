@@ -43,7 +43,7 @@ class Tuning:
 
     @classmethod
     def for_device(cls, device: torch.device) -> Tuning:
-        """Return what was measured to be fast (docs/benchmarks.md); the default for unknown devices."""
+        """Return what was measured to be fast (docs/notebook/gpu.md); the default for unknown devices."""
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
             return cls(((1024, 4), (3072, 2)), ((1024, 4), (2048, 2)))
         return cls(bounded=False)

@@ -17,7 +17,7 @@ def slots(capacity: int, model: EfficientLVSM, image_size: tuple[int, int]) -> i
     """Return the number of slots to allocate for a scene of images of (height, width) pixels.
 
     capacity: the parameter; 0: FEW, or MANY at most as far as a share of the GPU's free memory reaches. Clients that
-    look at many places then find views encoded (docs/benchmarks.md, "Mixed requests").
+    look at many places then find views encoded (docs/notebook/serving.md, "Mixed requests").
     """
     if capacity:
         return capacity

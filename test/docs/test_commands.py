@@ -18,7 +18,11 @@ import pytest
 pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "elvsm_core/weights/MODEL_CARD.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "elvsm_core/weights/MODEL_CARD.md",
+]
 SCRIPTS = dict(re.findall(r'^(elvsm_\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.M))
 COMMAND = re.compile(
     r"(?:-m (?P<module>(?:elvsm_core|elvsm_ros|training)[\w.]*)|python (?P<file>\w+/\w+\.py)"

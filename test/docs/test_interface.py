@@ -84,7 +84,7 @@ def quality(infos: list, node: str = "elvsm") -> str:
 
 
 def test_what_it_reads(page: str, looker: rclpy.node.Node) -> None:
-    described = rows(page, "Topics that it reads")
+    described = rows(page, "Subscribed topics")
     real = own(looker.get_subscriber_names_and_types_by_node("elvsm", "/"))
     assert {n: cells[0] for n, cells in described.items() if n not in OTHER_SETTINGS} == real
     for name in real:
@@ -92,7 +92,7 @@ def test_what_it_reads(page: str, looker: rclpy.node.Node) -> None:
 
 
 def test_what_it_publishes(page: str, looker: rclpy.node.Node) -> None:
-    described = rows(page, "Topics that it publishes")
+    described = rows(page, "Published topics")
     real = own(looker.get_publisher_names_and_types_by_node("elvsm", "/"))
     assert {n: cells[0] for n, cells in described.items()} == real
     for name in real:

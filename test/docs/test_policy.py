@@ -54,9 +54,9 @@ def described(repository: Path, heading: str) -> set[str]:
 
 def test_the_node_may_do_what_it_does(policy: dict[str, Rules], repository: Path) -> None:
     rules = policy["elvsm"]
-    reads = described(repository, "Topics that it reads") | {"/tf", "/tf_static", "/clock"}
+    reads = described(repository, "Subscribed topics") | {"/tf", "/tf_static", "/clock"}
     assert rules["topics", "subscribe"] == reads
-    writes = described(repository, "Topics that it publishes") | {"/rosout", "/parameter_events"}
+    writes = described(repository, "Published topics") | {"/rosout", "/parameter_events"}
     assert rules["topics", "publish"] == writes
     services = described(repository, "Services") | {f"/elvsm/{name}" for name in SERVED_BY_EVERY_NODE}
     assert rules["services", "reply"] == services

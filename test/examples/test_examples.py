@@ -94,6 +94,13 @@ def test_render_view(client: SceneClient, tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path / "here.png"), client.render(T))
 
 
+def test_the_client_in_the_readme(client: SceneClient, repository: Path) -> None:
+    (code,) = re.findall(r"```python\n(from elvsm_ros .*?)```", (repository / "README.md").read_text(), re.S)
+    values: dict[str, np.ndarray] = {}
+    exec(code, values)
+    np.testing.assert_array_equal(values["image"], client.render(client.keyframes().poses[-1]))
+
+
 def test_orbit_video(client: SceneClient, tmp_path: Path) -> None:
     assert run("orbit_video", tmp_path) == "60 images in orbit.mp4\n"
     reader = imageio_ffmpeg.read_frames(str(tmp_path / "orbit.mp4"))
