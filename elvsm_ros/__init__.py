@@ -6,7 +6,18 @@ Importing this package imports neither rclpy nor PyTorch. Start reading at node.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import (
+        CallTimeout,
+        KeyframeList,
+        NodeUnavailable,
+        RenderedViews,
+        RequestRejected,
+        SceneClient,
+        SceneClientError,
+    )
 
 __all__ = [
     "CallTimeout", "KeyframeList", "NodeUnavailable", "RenderedViews", "RequestRejected", "SceneClient",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from action_msgs.msg import GoalStatus
 from numpy.typing import ArrayLike
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
@@ -31,9 +29,9 @@ from elvsm_ros.client.results import (
     pictures,
     pose_message,
 )
+from elvsm_ros.client.trajectory import Trajectory
 from elvsm_ros.conversions import RGB
 
-FAILED = (GoalStatus.STATUS_ABORTED, GoalStatus.STATUS_CANCELED)
 FILES = 120.0
 """Seconds that saving and loading may take, at least."""
 FOLLOW_UP = 2.0
@@ -227,46 +225,10 @@ class SceneClient:
 
         Arguments are those of `render_views`; timeout: seconds without a new image.
         """
+        patience = self.timeout if timeout is None else timeout
         goal = RenderTrajectory.Goal(**_fields(poses, camera, max_views, size, encoding, frame))
-        connection, arrived, total = self._connection, collections.deque(), len(goal.poses)  # type: ignore[var-annotated]
-        end = self._end(timeout)
-        self.wait_until_ready(end - time.monotonic())
-        generation = connection.generation
-        if not connection.wait(connection.trajectory.server_is_ready, end, self.check, generation):
-            raise NodeUnavailable(f"{self.name} does not offer render_trajectory: see its log")
-
-        def on_feedback(message: Any) -> None:
-            arrived.append(message.feedback)
-            connection.notify()
-
-        def wait(done: Callable[[], Any]) -> None:
-            if not connection.wait(done, self._end(timeout), self.check, generation):
-                raise CallTimeout(
-                    f"{self.name}/render_trajectory sent no image for {timeout or self.timeout:g} s"
-                )
-
-        def ask(function: Callable[..., Any], *args: Any) -> Any:
-            task = connection.on_executor(function, *args)
-            wait(lambda: task.done() and task.result().done())
-            return task.result().result()
-
-        handle = ask(connection.trajectory.send_goal_async, goal, on_feedback)
-        if not handle.accepted:
-            raise RequestRejected(f"{self.name} rejected the trajectory: see its log")
-        done = 0
-        try:
-            while done < total:
-                wait(lambda: arrived or handle.status in FAILED)
-                if not arrived:
-                    # Not before it failed: with the result rclpy drops the feedback that is still under way.
-                    reason = ask(handle.get_result_async).result.message
-                    raise RequestRejected(f"{self.name}/render_trajectory: {reason or 'the node gave it up'}")
-                for image in pictures(arrived.popleft()):
-                    done += 1
-                    yield image
-        finally:
-            if done < total and handle.status not in FAILED:
-                connection.cancel(handle)
+        self.wait_until_ready(patience)
+        yield from Trajectory(self._connection, goal, patience, self.check).images()
 
     # Steering
 
