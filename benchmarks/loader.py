@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.convert import chunk_entry, encode, write_chunk, write_index
-from training.data.re10k import ChunkError, DatasetError, benchmark, open_store
-from training.procedural.scenes import make_texture_bank, render_views, walk
+from elvsm_training.convert import chunk_entry, encode, write_chunk, write_index
+from elvsm_training.data.re10k import ChunkError, DatasetError, benchmark, open_store
+from elvsm_training.procedural.scenes import make_texture_bank, render_views, walk
 
 SIZE = (360, 640)
 SCENES, DRAWN, FRAMES = 6, 12, 120

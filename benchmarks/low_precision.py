@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import elvsm_core as ec
-from training.evaluate import load_frames
+from elvsm_training.evaluate import load_frames
 
 STARTS = range(0, 201, 40)
 CONTEXT, TARGETS = (0, 4, 8, 12), (2, 6, 10)

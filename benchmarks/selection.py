@@ -106,7 +106,7 @@ VARIANTS: dict[str, Choose] = {
 
 def office(frames: slice, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.uint8], ec.Camera]]:
     """Give the frames of the recorded walk."""
-    from training.evaluate import load_frames
+    from elvsm_training.evaluate import load_frames
 
     walk = load_frames(str(Path(os.environ["ELVSM_TEST_DATA"]) / "office_walk"), size)
     for image, T, k in zip(walk.images[frames], walk.c2w[frames], walk.fxfycxcy[frames], strict=True):
@@ -115,7 +115,7 @@ def office(frames: slice, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.ui
 
 def drawn(seed: int, count: int, size: tuple[int, int]) -> Iterator[tuple[NDArray[np.uint8], ec.Camera]]:
     """Give the frames of a walk through a drawn room, 5 cm and 3 degrees apart at most."""
-    from training.procedural import scenes
+    from elvsm_training.procedural import scenes
 
     bank = scenes.make_texture_bank(48)
     walk = scenes.walk(seed, count, bank, size=size, step=0.05, turn=3.0)

@@ -1,18 +1,17 @@
-"""Convert RealEstate10K between pixelSplat's chunks and LVSM's folders of PNG.
+"""Convert any dataset to pixelSplat's chunks or to LVSM's folders of PNG.
 
-`python -m training.convert SOURCE OUT --to folders` or `--to chunks`. It goes on where it was stopped: what
-is complete in OUT is kept, after a check. A frame that does not decode keeps its place and is recorded as
-missing, so that the frames after it stay the ones that an evaluation index means.
+`elvsm_dataset convert SOURCE OUT --to folders` or `--to chunks`; data/export.py writes other formats. What is complete
+in OUT is kept, after a check. A frame that does not decode keeps its place and is recorded as missing, so that the
+frames after it stay the ones that an evaluation index means.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import json
-import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,18 +25,8 @@ from PIL import Image
 from elvsm_core.atomic import write_bytes
 
 from .data.chunks import ChunkError, open_chunk
-from .data.re10k import (
-    INDEX_NAME,
-    LIST_NAME,
-    DatasetError,
-    FrameError,
-    Scene,
-    Store,
-    decode,
-    file_name,
-    open_store,
-    pack_cameras,
-)
+from .data.re10k import INDEX_NAME, LIST_NAME, file_name, pack_cameras
+from .data.store import DatasetError, FrameError, Scene, Store, decode
 
 CHUNK_BYTES = 100_000_000
 """Size at which pixelSplat starts a new chunk."""
@@ -62,6 +51,11 @@ class Report:
         lines += [f"  {key}: frames {frames} are missing" for key, frames in sorted(self.missing.items())]
         lines += [f"  {key} failed: {reason}" for key, reason in sorted(self.failed.items())]
         return "\n".join(lines)
+
+
+def damaged_scenes(store: Store) -> dict[str, str]:
+    """Return the scenes that a store knows of and cannot use, with the reasons."""
+    return dict(getattr(store, "damaged", {}))
 
 
 def _quiet(keys: Iterable[str], description: str) -> Iterable[str]:
@@ -127,7 +121,7 @@ def to_folders(store: Store, out: Path, workers: int = 1, progress: Progress = _
     true and no file. A scene that cannot be read, or of which no frame decodes, is reported as failed.
     OSError (a full disk) ends the conversion; the next one goes on.
     """
-    report, out = Report(), out.absolute()
+    report, out = Report(failed=damaged_scenes(store)), out.absolute()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for key in progress(store.keys, "scenes"):
             try:
@@ -236,7 +230,7 @@ def to_chunks(
     renamed, are written again. Frames and errors as in `to_folders`: a frame that does not decode becomes
     one of no bytes.
     """
-    report, out = Report(), out.absolute()
+    report, out = Report(failed=damaged_scenes(store)), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     present: dict[str, Path] = {}
     for file in sorted(out.glob("*.torch")):
@@ -320,34 +314,12 @@ def _encode_scene(scene: Scene, encoding: str) -> tuple[dict[str, Any], list[int
     return chunk_entry(scene.key, images, scene.w2c, intrinsics), missing
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. Exits with status 1 for data that cannot be converted, all of it or a part."""
-    parser = argparse.ArgumentParser(prog="python -m training.convert", description="Convert RealEstate10K.")
-    parser.add_argument(
-        "source", help="chunks (a file or a folder), or a list file or the folder that holds it"
-    )
-    parser.add_argument("out", type=Path, help="folder to write to; what is complete in it is kept")
-    parser.add_argument("--to", choices=("folders", "chunks"), required=True)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that encode PNG")
-    parser.add_argument("--encoding", choices=("jpeg", "png"), default="jpeg", help="of images in chunks")
-    options = parser.parse_args(arguments)
-    from rich.progress import track
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `elvsm_dataset convert`."""
+    from .dataset import main as dataset
 
-    def bar(keys: Iterable[str], description: str) -> Iterable[str]:
-        return track(list(keys), description)
-
-    try:
-        store = open_store(options.source)
-        if options.to == "folders":
-            report = to_folders(store, options.out, options.workers, bar)
-        else:
-            report = to_chunks(store, options.out, options.encoding, progress=bar)
-    except (DatasetError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print(report)
-    if report.failed:
-        parser.exit(1)
+    return dataset(["convert", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

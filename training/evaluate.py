@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data",
         default="procedural",
-        help="'procedural', a folder with cameras.json and images/, or RealEstate10K",
+        help="'procedural', RealEstate10K, or one scene of any format that elvsm_dataset reads",
     )
     add("--device", default="auto")
     add("--inputs", type=int, help="input views of a scene (procedural: 4, RealEstate10K: 2)")
@@ -268,11 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _beside_nearest(args: argparse.Namespace) -> str:
-    if args.data != "procedural" and not (Path(args.data) / "cameras.json").is_file():
-        hint = (
-            "for RealEstate10K give --index, too" if Path(args.data).exists() else "there is no such folder"
-        )
-        raise DataError(f"{args.data} holds no cameras.json: {hint}")
     model = ec.load_model(args.checkpoint, device=args.device)
     size = args.image_size or model.config.image_size
     model.check_size(size)
@@ -284,7 +279,10 @@ def _beside_nearest(args: argparse.Namespace) -> str:
         sample = scenes.images, scenes.c2w, scenes.fxfycxcy
         label = f"procedural, {args.scenes} scenes, {inputs} inputs"
     else:
-        frames = load_frames(args.data, size)
+        from .evaluation.walks import load_scene
+
+        walk = (Path(args.data) / "cameras.json").is_file()
+        frames = load_frames(args.data, size) if walk else load_scene(args.data, size)
         first, _, last = (args.frames or f"0:{len(frames.images)}").partition(":")
         context = [int(d) for d in args.context.split(",")]
         sample = neighbours(frames, range(int(first), min(int(last), len(frames.images))), context)

@@ -26,8 +26,8 @@ import elvsm_core as ec
 import elvsm_core.attention
 
 from . import checkpoints
-from .data.re10k import DatasetError
 from .data.sources import open_source, total_steps
+from .data.store import DatasetError
 from .distributed import world
 from .evaluate import DataError
 from .loop import Averaged, Trainer, run

@@ -53,10 +53,13 @@ class WalkSettings:
     @property
     def key(self) -> str:
         """A name for what these settings draw; it changes with the code that draws."""
-        import training
+        import elvsm_training
 
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode())
-        for source in (*sorted((Path(training.__file__).parent / "procedural").glob("*.py")), Path(__file__)):
+        for source in (
+            *sorted((Path(elvsm_training.__file__).parent / "procedural").glob("*.py")),
+            Path(__file__),
+        ):
             digest.update(source.read_bytes())
         return f"walk_{digest.hexdigest()[:12]}"
 
@@ -76,7 +79,7 @@ def draw_walk(path: Path, settings: WalkSettings, progress: Callable[[int, int],
     """
     import torch
 
-    from training.procedural import scenes
+    from elvsm_training.procedural import scenes
 
     count = settings.frames
     bank = scenes.make_texture_bank(TILES)

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.convert import encode
-from training.data.chunks import ChunkError
-from training.data.re10k import DatasetError, FrameError, Scene, Store, decode, file_name, open_store
-from training.data.samples import read_index
+from elvsm_training.convert import encode
+from elvsm_training.data.chunks import ChunkError
+from elvsm_training.data.formats import open_store
+from elvsm_training.data.re10k import file_name
+from elvsm_training.data.samples import read_index
+from elvsm_training.data.store import DatasetError, FrameError, Scene, Store, decode
 
 SECOND = 1_000_000_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -35,14 +36,20 @@ def executables(repository: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def modules() -> Callable[[Path], set[str]]:
-    """Return a function that lists the files of the Python packages below a folder, byte code left out."""
+    """Return a function that lists the files of the Python packages below a folder, byte code left out.
+
+    They go by the names that they are installed by, also in a checkout.
+    """
 
     def listing(root: Path) -> set[str]:
-        return {
+        found = {
             str(path.relative_to(root))
-            for package in ("elvsm_core", "elvsm_report", "elvsm_ros", "training")
+            for package in ("elvsm_core", "elvsm_report", "elvsm_ros", "elvsm_training", "training")
             for path in (root / package).rglob("*")
             if path.is_file() and path.suffix not in {".pyc", ".pyo"}
         }
+        if (root / "setup.py").exists():
+            return {re.sub(r"^training/", "elvsm_training/", name) for name in found}
+        return found
 
     return listing

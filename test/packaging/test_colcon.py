@@ -110,10 +110,16 @@ def test_all_modules_and_the_weights_are_installed(prefix: Path, checkout: Path,
 def test_the_overlay_has_its_own_modules_and_interfaces(prefix: Path, workspace: Path) -> None:
     printed = in_overlay(
         workspace,
-        f"{sys.executable} -c 'import elvsm_core, elvsm_ros, training, elvsm.msg, elvsm.srv\n"
-        "for module in (elvsm_core, elvsm_ros, training, elvsm.msg, elvsm.srv): print(module.__file__)\n"
+        f"{sys.executable} -c 'import elvsm_core, elvsm_ros, elvsm_training, elvsm.msg, elvsm.srv\n"
+        "for module in (elvsm_core, elvsm_ros, elvsm_training, elvsm.msg, elvsm.srv): print(module.__file__)\n"
         'elvsm.msg.Status.__class__.__import_type_support__(); print("types")\'',
     ).splitlines()
     assert printed.pop() == "types"
     assert len(printed) == 5
     assert all(path.startswith(f"{prefix}{os.sep}") for path in printed), printed
+
+
+def test_recordings_are_a_dataset_format_in_the_overlay(workspace: Path, prefix: Path) -> None:
+    code = 'from elvsm_training.data.formats import find_format; print(find_format("bag").__file__)'
+    printed = in_overlay(workspace, f"{sys.executable} -c '{code}'")
+    assert printed.startswith(f"{prefix}{os.sep}")

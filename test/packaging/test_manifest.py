@@ -22,7 +22,7 @@ tomllib = pytest.importorskip(
     reason="needs tomli on Python 3.10: pip install tomli",
 )
 
-OWN = {"elvsm", "elvsm_core", "elvsm_report", "elvsm_ros", "training"}
+OWN = {"elvsm", "elvsm_core", "elvsm_report", "elvsm_ros", "elvsm_training", "training"}
 # Python module: the package.xml dependency or the PyPI package that brings it, where the names differ.
 ROS_NAMES = {
     "PIL": "python3-pil",
@@ -139,15 +139,40 @@ def test_the_node_imports_what_package_xml_or_pip_installs(repository: Path, pac
 
 def test_the_core_stays_below_the_node_and_the_training(repository: Path) -> None:
     for folder, above in {
-        "elvsm_core": ("elvsm_report", "elvsm_ros", "training", "rclpy"),
-        "elvsm_report": ("elvsm_core", "elvsm_ros", "training", "torch", "rclpy"),
-        "training": ("elvsm_ros", "rclpy"),
+        "elvsm_core": ("elvsm_report", "elvsm_ros", "elvsm_training", "training", "rclpy"),
+        "elvsm_report": ("elvsm_core", "elvsm_ros", "elvsm_training", "training", "torch", "rclpy"),
+        "training": ("elvsm_ros", "elvsm_training", "training", "rclpy"),  # itself by relative imports alone
+        "elvsm_ros": ("training",),
     }.items():
         for path in (repository / folder).rglob("*.py"):
             for module in above:
                 assert not re.search(rf"^\s*(from|import) {module}\b", path.read_text(), re.M), (
                     f"{path}: {module}"
                 )
+
+
+def test_node_and_viewer_do_without_the_training() -> None:
+    pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
+    pytest.importorskip("viser", reason="needs the extra [viewer]: run make")
+    code = (
+        "import sys, elvsm_ros.node, elvsm_ros.viewer.run, elvsm_ros.evaluation.evaluate_bag, elvsm_ros.client\n"
+        "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('training', 'elvsm_training')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_clone_has_every_module_of_the_training_once(repository: Path) -> None:
+    code = (
+        "import elvsm_training, elvsm_training.data.store, training.data.store, training.losses.vgg\n"
+        "import elvsm_training.losses.vgg as vgg\n"
+        "assert elvsm_training is training and elvsm_training.data.store is training.data.store\n"
+        "assert vgg is training.losses.vgg and vgg.__spec__.name == 'training.losses.vgg'\n"
+        "try:\n    import elvsm_training.nowhere\nexcept ModuleNotFoundError: print('gone')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, cwd=repository)
+    assert (result.returncode, result.stdout) == (0, "gone\n"), result.stderr
 
 
 def test_the_generated_interfaces_have_the_fields_of_their_files(repository: Path) -> None:

@@ -104,7 +104,8 @@ def test_the_source_archive_has_what_a_build_needs(archives: Path, checkout: Pat
     (path,) = archives.glob("elvsm-*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= modules(checkout) | {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
+    sources = {re.sub(r"^elvsm_training/", "training/", name) for name in modules(checkout)}
+    assert names >= sources | {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
 
 
 def test_the_wheel_has_the_extras_and_the_licence(wheel: Path, about: email.message.Message) -> None:
@@ -133,11 +134,18 @@ def test_console_scripts_are_the_ros_executables(wheel: Path, executables: set[s
     assert set(parser["console_scripts"]) == executables
 
 
+def test_recordings_are_a_dataset_format(wheel: Path) -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string(_read(wheel, "entry_points.txt"))
+    assert dict(parser["elvsm.datasets"]) == {"bag": "elvsm_ros.recordings.dataset"}
+
+
 def test_it_imports_without_ros(bare_python: Path) -> None:
     code = """
 import importlib, importlib.util, pkgutil
 assert importlib.util.find_spec("rclpy") is None
-import elvsm_core, training
+import elvsm_core, elvsm_training
+assert importlib.util.find_spec("training") is None, "nobody else could have a package of this name"
 for module in pkgutil.walk_packages(elvsm_core.__path__, "elvsm_core."):
     if module.name.endswith("__main__"):
         continue

@@ -12,9 +12,11 @@ from PIL import Image
 import elvsm_core as ec
 from training.convert import chunk_entry, encode, to_folders, write_chunk, write_index
 from training.data.chunks import ChunkError, open_chunk
+from training.data.formats import open_store
 from training.data.frames import c2w_from_w2c, preprocess_frame
-from training.data.re10k import DatasetError, FrameError, open_store, parse_cameras
 from training.data.re10k import main as re10k_main
+from training.data.re10k import open_store as open_re10k
+from training.data.re10k import parse_cameras
 from training.data.samples import (
     SKIPS,
     EvaluationSamples,
@@ -23,6 +25,7 @@ from training.data.samples import (
     TrainingSamples,
     read_index,
 )
+from training.data.store import DatasetError, FrameError
 
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)
 
@@ -53,8 +56,8 @@ def test_frames_that_share_one_buffer_are_cut_out(mini_scenes, tmp_path):
     assert [scene.encoded(i) for i in range(32)] == data
     entry["cameras"] = entry["cameras"].T.contiguous().T
     torch.save([entry], tmp_path / "strided.torch")
-    with pytest.raises(ChunkError, match="not contiguous"):
-        open_chunk(tmp_path / "strided.torch")
+    strided = open_chunk(tmp_path / "strided.torch").scenes[mini_scenes[0].key]
+    np.testing.assert_array_equal(strided.cameras, entry["cameras"].numpy())
 
 
 def test_index_and_scan_give_the_same_scenes(mini_re10k, tmp_path):
@@ -232,10 +235,11 @@ def test_paths_without_data_say_what_was_expected(tmp_path, mini_re10k):
     with pytest.raises(DatasetError, match="there is no dataset"):
         open_store(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match=r"neither full_list.txt nor \.torch"):
-        open_store(tmp_path)
+        open_re10k(tmp_path)
     shutil.copytree(mini_re10k, tmp_path / "train")
     with pytest.raises(DatasetError, match="chunks are in train"):
-        open_store(tmp_path)
+        open_re10k(tmp_path)
+    assert [key.partition("/")[0] for key in open_store(tmp_path).keys] == ["train"] * 3
     torch.save({"not": "a list"}, tmp_path / "x.torch")
     with pytest.raises(DatasetError, match="not a list of scenes"):
         open_store(tmp_path / "x.torch")
@@ -243,7 +247,7 @@ def test_paths_without_data_say_what_was_expected(tmp_path, mini_re10k):
     with pytest.raises(ChunkError, match="without cameras"):
         open_chunk(tmp_path / "y.torch")
     torch.save([torch.nn.Linear(1, 1)], tmp_path / "code.torch")
-    with pytest.raises(ChunkError, match=r"it holds torch\.nn"):
+    with pytest.raises(ChunkError, match="has a scene without"):
         open_chunk(tmp_path / "code.torch")
 
 

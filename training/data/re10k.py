@@ -9,104 +9,28 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import io
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
-
-from elvsm_core.limits import check_pixels
 
 from .chunks import ChunkError, open_chunk
+from .store import DatasetError, Scene, Store, check_intrinsics
 
 log = logging.getLogger(__name__)
 
+SUMMARY = "RealEstate10K and DL3DV: pixelSplat's .torch chunks, or LVSM's list of scenes"
 LIST_NAME = "full_list.txt"
 INDEX_NAME = "index.json"
 
 
-class DatasetError(ValueError):
-    """A dataset, or a scene of it, that cannot be used, with the reason and what to do about it."""
-
-
-class FrameError(DatasetError):
-    """A frame that is missing or does not decode. The frames after it keep their indices."""
-
-
-class Frame(NamedTuple):
-    """An image with fxfycxcy [4] float64, pixels of that image, and w2c [4, 4] float64."""
-
-    image: Image.Image
-    fxfycxcy: NDArray[np.float64]
-    w2c: NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """One camera path: poses and intrinsics of all frames, and a way to their encoded images.
-
-    w2c [N, 4, 4] float64 world-to-camera, OpenCV axes. intrinsics [N, 4] fx, fy, cx, cy: pixels, or
-    fractions of the image's width and height where `relative`. encoded(i) returns a frame's JPEG or PNG
-    bytes, none if it is missing.
-    """
-
-    key: str
-    w2c: NDArray[np.float64]
-    intrinsics: NDArray[np.float64]
-    relative: bool
-    encoded: Callable[[int], bytes]
-
-    def __len__(self) -> int:
-        return len(self.w2c)
-
-    def pixels(self, frame: int, size: tuple[int, int]) -> NDArray[np.float64]:
-        """Return fxfycxcy of a frame in pixels, for an image of size (width, height)."""
-        scale = (*size, *size) if self.relative else (1, 1, 1, 1)
-        return self.intrinsics[frame] * np.array(scale, dtype=np.float64)
-
-    def frame(self, index: int) -> Frame:
-        """Decode a frame. Raises FrameError for one that is missing or damaged, DatasetError for one past
-        the end."""
-        if not 0 <= index < len(self):
-            raise DatasetError(f"scene {self.key} has {len(self)} frames, there is no frame {index}")
-        image = decode(self.encoded(index), f"frame {index} of scene {self.key}")
-        return Frame(image, self.pixels(index, image.size), self.w2c[index])
-
-
 LONGEST_KEY = 200
 """Bytes of a scene's name that becomes that of a file."""
-
-
-def decode(data: bytes, name: str) -> Image.Image:
-    """Decode a JPEG or PNG. Raises FrameError naming the frame."""
-    if not data:
-        raise FrameError(f"{name} is missing")
-    try:
-        image = Image.open(io.BytesIO(data))
-        check_pixels(*image.size)
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FrameError(f"{name} does not decode: {error}") from error
-    return image
-
-
-class Store(Protocol):
-    """Scenes by key. `keys` is sorted, so that numbers of scenes mean the same on every machine."""
-
-    keys: Sequence[str]
-
-    def __len__(self) -> int: ...
-
-    def scene(self, key: str) -> Scene:
-        """Return a scene without decoding anything. Raises DatasetError or ChunkError for a damaged one."""
-        ...
 
 
 class ChunkStore:
@@ -115,6 +39,7 @@ class ChunkStore:
 
     def __init__(self, path: Path) -> None:
         self.unreadable: dict[Path, str] = {}
+        self.damaged: dict[str, str] = {}
         files = sorted(path.glob("*.torch")) if path.is_dir() else [path]
         index = path / INDEX_NAME
         if path.is_dir() and index.is_file():
@@ -129,20 +54,29 @@ class ChunkStore:
             self.files = {}
             for file in files:
                 try:
-                    self.files |= dict.fromkeys(open_chunk(file).scenes, file)
+                    chunk = open_chunk(file)
+                    self.files |= dict.fromkeys(chunk.scenes, file)
+                    self._leave_out(chunk.damaged)
                 except ChunkError as error:
                     self.unreadable[file] = str(error)
                     log.warning("chunk left out: %s", error)
         if not self.files:
-            reasons = "; ".join(self.unreadable.values())
+            reasons = "; ".join((*self.unreadable.values(), *self.damaged.values()))
             raise DatasetError(f"no scene can be read from {path}" + (f": {reasons}" if reasons else ""))
         self.keys: Sequence[str] = sorted(self.files)
+
+    def _leave_out(self, damaged: dict[str, str]) -> None:
+        for key, reason in damaged.items():
+            log.warning("scene left out: %s", reason)
+            self.damaged[key] = reason
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def scene(self, key: str) -> Scene:
         chunk = open_chunk(self.files[key])
+        if key in chunk.damaged:
+            raise DatasetError(chunk.damaged[key])
         if key not in chunk.scenes:
             raise DatasetError(f"{INDEX_NAME} says that {chunk.path} holds scene {key}, which it does not")
         w2c, intrinsics = parse_cameras(chunk.scenes[key].cameras, key)
@@ -164,11 +98,12 @@ def parse_cameras(cameras: ArrayLike, key: str) -> tuple[NDArray[np.float64], ND
     """Split RealEstate10K's rows [N, 18] into w2c [N, 4, 4] and fx, fy, cx, cy [N, 4] relative to the
     image's size.
 
-    Raises DatasetError for numbers that are not finite and for focal lengths that are not positive.
+    Raises DatasetError for numbers that are not finite and for intrinsics that no camera has.
     """
     rows = np.asarray(cameras, dtype=np.float64)
-    if not np.isfinite(rows).all() or (rows[:, :2] <= 0).any():
+    if not np.isfinite(rows).all():
         raise DatasetError(f"scene {key} has cameras with NaN, or with focal lengths that are not positive")
+    check_intrinsics(rows[:, :4], f"scene {key}")
     w2c = np.tile(np.eye(4), (len(rows), 1, 1))
     w2c[:, :3] = rows[:, 6:].reshape(-1, 3, 4)
     return w2c, rows[:, :4]
@@ -220,6 +155,11 @@ class FolderStore:
             ) from error
         if len(w2c) != len(frames) or not (np.isfinite(w2c).all() and np.isfinite(intrinsics).all()):
             raise DatasetError(f"scene {key}: {path} has cameras with NaN, or fewer of them than frames")
+        if (intrinsics[:, :2] < 4).any():
+            raise DatasetError(
+                f"scene {key}: {path} has focal lengths of less than four pixels: fxfycxcy must be pixels, "
+                f"not fractions"
+            )
         places = tuple((self.root / image, self.root / "images" / key / image.name) for image in images)
         return Scene(key, w2c, intrinsics, False, _FolderReader(places))
 
@@ -250,6 +190,20 @@ def file_name(key: str) -> str:
             f"the scene's name {key[:80]!r} is not a plain file name: nothing is written outside of the output folder"
         )
     return key
+
+
+def detect(path: Path) -> bool:
+    """Tell whether a path holds chunks or a list of scenes."""
+    if path.is_dir():
+        names = (LIST_NAME, INDEX_NAME)
+        return any((path / name).is_file() for name in names) or any(path.glob("*.torch"))
+    return path.is_file() and (path.suffix == ".torch" or _is_list(path))
+
+
+def _is_list(path: Path) -> bool:
+    """Tell whether a file begins with the path of a scene's JSON, whatever it is called."""
+    with path.open("rb") as file:
+        return file.readline(4096).strip().endswith(b".json")
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

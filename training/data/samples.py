@@ -24,7 +24,7 @@ from elvsm_core import CameraError, normalize_poses
 
 from .chunks import ChunkError
 from .frames import c2w_from_w2c, preprocess_frame
-from .re10k import DatasetError, FrameError, Scene, Store
+from .store import DatasetError, FrameError, Scene, Store
 from .views import ViewSelectionError, evaluation_views, training_views
 
 SKIPS = ("damaged scene", "too few frames", "damaged frame", "poses coincide", "other size")

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from ..procedural.pool import ENDLESS, ScenePool
 from ..procedural.textures import make_texture_bank
 from ..settings import TrainSettings
-from .re10k import DatasetError, open_store
+from .formats import open_store
 from .samples import SKIPS, SampleConfig, StepSampler, TrainingSamples
 from .sampling import Sample, make_sample
+from .store import DatasetError
 
 SHOWN = 2**41
 """Number of the first sample that is shown and not trained on: no training gets so far."""
@@ -52,6 +53,12 @@ class Source(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], batches: int) -> None:
         """Go on after `batches` batches."""
         ...
+
+
+def unwrapped(error: DatasetError) -> DatasetError:
+    """Return a worker's error without its whole traceback: the reason is the last line."""
+    reason = str(error).strip().splitlines()[-1]
+    return DatasetError(reason.removeprefix(f"{DatasetError.__module__}.DatasetError: "))
 
 
 class ProceduralSource:
@@ -155,9 +162,7 @@ class Re10kSource:
         try:
             batch = next(self.iterator)
         except DatasetError as error:
-            # A worker's error comes with its whole traceback; the reason is the last line.
-            reason = str(error).strip().splitlines()[-1]
-            raise DatasetError(reason.removeprefix(f"{DatasetError.__module__}.DatasetError: ")) from error
+            raise unwrapped(error) from error
         self.batches += 1
         self.skipped += batch["skipped"].sum(0)
         return self._sample(batch)
@@ -203,6 +208,10 @@ def open_source(settings: TrainSettings, rank: int, world: int, device: torch.de
     """Open the data that settings.data names. Raises DatasetError where it cannot be used."""
     if settings.data.source == "re10k":
         return Re10kSource(settings, rank, world, device)
+    if settings.data.source == "mixture":
+        from .mixture_source import MixtureSource
+
+        return MixtureSource(settings, rank, world, device)
     return ProceduralSource(settings, rank, device)
 
 

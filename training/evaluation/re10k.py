@@ -17,7 +17,7 @@ import elvsm_core as ec
 from elvsm_core.atomic import write_bytes
 from elvsm_report.gallery import gallery_page, incremental_page
 
-from ..data.re10k import open_store
+from ..data.formats import open_store
 from ..data.samples import EvaluationSamples, SampleConfig, read_index
 from .incremental import evaluate_incrementally, write_rows
 from .protocol import Protocol, Summary, evaluate, summarize, write_summary
