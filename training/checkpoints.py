@@ -37,6 +37,8 @@ def signature(settings: TrainSettings, world: int) -> dict[str, Any]:
         del values[name]
     for name in ("workers", "prefetch", "path"):
         del values["data"]["re10k"][name]
+    for store in values["data"]["stores"]:
+        del store["path"]
     del values["data"]["workers"]
     for group, name in (("loss", "perceptual_file"), ("loss", "lpips_file"), ("repa", "file")):
         del values[group][name]

@@ -53,10 +53,47 @@ class Re10kSettings:
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """Where samples come from: procedural scenes and the pool that samples are drawn from, or RealEstate10K.
+class StoreSettings:
+    """A dataset of a mixture, see training/data/mixture.py.
 
-    source: "procedural" or "re10k". size: images' (height, width), pixels. The rest but re10k is of procedural scenes.
+    store: its format (elvsm_dataset formats), a Python file that defines one, "auto", or "procedural" for drawn rooms.
+    path: where it lies. weight: of how often samples come from it. views: how the views of a sample are chosen: by the
+    gap between frames, by the overlap of frusta, or "auto": overlap for photos that follow no path. gap: frames from
+    the first view to the last, least and most. overlap: share that views have in common with one of them, least and
+    most. scale: "metric" takes the poses' unit for a metre, "normalised" gives every sample the same size, "auto": as
+    the dataset says. options: of the format.
+    """
+
+    store: str = "auto"
+    path: str = ""
+    weight: float = 1.0
+    views: str = "auto"
+    gap: tuple[int, int] = (25, 192)
+    overlap: tuple[float, float] = (0.3, 0.95)
+    scale: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(self.path != "" or self.store == "procedural", "a store of data.stores needs a path")
+        _require(self.weight > 0, f"the weight of a store must be positive, got {self.weight}")
+        ways = ("auto", "gap", "overlap")
+        _require(self.views in ways, f"views must be one of {', '.join(ways)}, got {self.views!r}")
+        scales = ("auto", "metric", "normalised")
+        _require(self.scale in scales, f"scale must be one of {', '.join(scales)}, got {self.scale!r}")
+        _require(
+            1 <= self.gap[0] <= self.gap[1], f"gap must be two increasing numbers from 1, got {self.gap}"
+        )
+        low, high = self.overlap
+        _require(0 <= low < high <= 1, f"overlap must be two increasing shares in 0 to 1, got {self.overlap}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where samples come from: procedural scenes and the pool that samples are drawn from, RealEstate10K, or a mixture.
+
+    source: "procedural", "re10k" (the published protocol) or "mixture" of `stores`; a list in place of this group is
+    short for a mixture of images of the model's size. size: images' (height, width), pixels. The rest but re10k and
+    stores is of procedural scenes, and a mixture's walks have as many views; re10k.workers decode for a mixture, too.
     views: images per scene, consecutive on its walk. draw_batch: scenes drawn at a time on each GPU; draw_every:
     gradient steps between draws; pool: scenes kept on each GPU, the oldest leave. workers: processes that furnish
     rooms ahead, for each GPU (0: none). tiles, texture_size: the texture bank. scenes: how rooms and cameras are drawn.
@@ -73,11 +110,16 @@ class DataSettings:
     texture_size: int = 256
     scenes: SceneConfig = field(default_factory=SceneConfig)
     re10k: Re10kSettings = field(default_factory=Re10kSettings)
+    stores: tuple[StoreSettings, ...] = ()
 
     def __post_init__(self) -> None:
         _require(
-            self.source in ("procedural", "re10k"),
-            f"data.source must be 'procedural' or 're10k', got {self.source!r}",
+            self.source in ("procedural", "re10k", "mixture"),
+            f"data.source must be 'procedural', 're10k' or 'mixture', got {self.source!r}",
+        )
+        _require(
+            (self.source == "mixture") == bool(self.stores),
+            "data.source is mixture exactly where data.stores names datasets: give both or none",
         )
         _require(
             self.source != "re10k" or self.re10k.path is not None,
@@ -273,7 +315,7 @@ def load_settings(path: str | Path | None, overrides: list[str] | None = None) -
             raise SettingsError(f"{path} is not valid YAML: {error}") from error
         if not isinstance(loaded, dict):
             raise SettingsError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}")
-        values = loaded
+        values = _expanded(loaded)
     for item in overrides or []:
         key, equals, text = item.partition("=")
         if not equals:
@@ -285,7 +327,17 @@ def load_settings(path: str | Path | None, overrides: list[str] | None = None) -
             if not isinstance(target, dict):
                 raise SettingsError(f"override {item!r}: {parent!r} is a value, not a group of settings")
         target[last] = yaml.safe_load(text)
-    return build(TrainSettings, values)
+    return build(TrainSettings, _expanded(values))
+
+
+def _expanded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with a list of datasets in place of the group `data` written out."""
+    if not isinstance(values.get("data"), list):
+        return values
+    model = values.get("model")
+    size = model.get("image_size") if isinstance(model, dict) else None
+    group = {"source": "mixture", "stores": values["data"], **({"size": size} if size else {})}
+    return {**values, "data": group}
 
 
 def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
@@ -323,6 +375,10 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         if len(value) != len(kinds):
             raise SettingsError(f"{name} needs {len(kinds)} values, got {len(value)}")
         return tuple(_convert(v, k, name) for v, k in zip(value, kinds, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise SettingsError(f"{name} must be a mapping, got {value!r}")
+        return dict(value)
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
