@@ -33,6 +33,9 @@ MAX_OBJECTS = 500_000
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _TRAINING_ONLY = ("loss_computer.", "repa_encoder.", "repa_projector.")
 
+GEOMETRY = ("depth_head.", "confidence_head.")
+"""Beginnings of the names of tensors that only models with ModelConfig.geometry_heads have."""
+
 
 class CheckpointError(ValueError):
     """A weight file that cannot be used, with the reason and what to do about it."""
@@ -83,6 +86,7 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> ModelConfig:
             layers=max(indices) + 1,
             patch_size=patch,
             mlp_ratio=mlp.shape[0] // width,
+            geometry_heads=any(key.startswith(GEOMETRY) for key in state_dict),
         )
     except ConfigError as error:
         raise CheckpointError(f"the tensors' shapes do not fit together: {error}") from error
@@ -123,11 +127,17 @@ def check_shapes(model: EfficientLVSM, cleaned: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError unless the names and shapes of a cleaned state_dict are the model's."""
     wanted = model.state_dict()
     missing = sorted(wanted.keys() - cleaned.keys())
+    extra = sorted(cleaned.keys() - wanted.keys())
+    for names, verb, setting in ((missing, "lacks", False), (extra, "holds", True)):
+        if names and all(name.startswith(GEOMETRY) for name in names):
+            raise CheckpointError(
+                f"the checkpoint {verb} geometry heads, unlike the model ({_names(names)}): build the model with "
+                f"ModelConfig(geometry_heads={setting}, ...)"
+            )
     if missing:
         raise CheckpointError(
             f"{_names(missing)} missing from the checkpoint: it is of another architecture, or cut"
         )
-    extra = sorted(cleaned.keys() - wanted.keys())
     if extra:
         raise CheckpointError(
             f"{_names(extra)} in the checkpoint but not in the model: it is of another architecture"

@@ -30,6 +30,8 @@ class ModelConfig:
     depends on it; a Scene uses it when it is not told a size.
     bf16_rays: round ray directions as bfloat16 autocast does. The published weights were trained with such
     rays; switch it on to reproduce published metrics bit by bit, leave it off otherwise.
+    geometry_heads: two linear maps more on the decoder's last tokens, which give the depth of each pixel and the
+    probability that an input saw it (`EfficientLVSM.decode_geometry`). The published weights have none.
 
     Raises ConfigError for values that no network can have.
     """
@@ -41,6 +43,7 @@ class ModelConfig:
     mlp_ratio: int = 4
     image_size: tuple[int, int] = (256, 256)
     bf16_rays: bool = False
+    geometry_heads: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "head_dim", "layers", "patch_size", "mlp_ratio"):
@@ -81,7 +84,10 @@ class ModelConfig:
 
     def to_json(self) -> str:
         """Return all values as a JSON object, with sorted keys; see `from_json`."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        values = dataclasses.asdict(self)
+        if not self.geometry_heads:
+            del values["geometry_heads"]  # what earlier versions wrote and can read
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,28 @@ from .rays import compute_rays
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """Per decoder layer: keys and values, each [n, tokens, heads, head_dim]; the keys are normalised already."""
+
+
+class Decoded(NamedTuple):
+    """Rendered targets with their geometry.
+
+    images [b, M, 3, H, W] in [0, 1]; log_depth [b, M, H, W]: logarithm of the depth along the target's z axis in model
+    units; seen_logit [b, M, H, W]: log odds that an input saw what the pixel shows. All float32.
+    """
+
+    images: Tensor
+    log_depth: Tensor
+    seen_logit: Tensor
+
+    @property
+    def depth(self) -> Tensor:
+        """Depth along the target's z axis, model units, [b, M, H, W]."""
+        return self.log_depth.exp()
+
+    @property
+    def confidence(self) -> Tensor:
+        """Probability that an input saw what the pixel shows, [b, M, H, W]."""
+        return self.seen_logit.sigmoid()
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -151,12 +173,23 @@ class EfficientLVSM(nn.Module):
         self.image_token_decoder = nn.Sequential(
             nn.LayerNorm(d, elementwise_affine=False), nn.Linear(d, 3 * p * p, bias=False)
         )
+        if config.geometry_heads:
+            self.depth_head = nn.Sequential(nn.LayerNorm(d, elementwise_affine=False), nn.Linear(d, p * p))
+            self.confidence_head = nn.Sequential(
+                nn.LayerNorm(d, elementwise_affine=False), nn.Linear(d, p * p)
+            )
         self._initialise()
 
     def _initialise(self) -> None:
         """Initialise as the published training does; the encoder blocks stay at PyTorch's own."""
         for sequence in (self.rgbp_tokenizer, self.target_pose_tokenizer, self.image_token_decoder):
             nn.init.normal_(cast(nn.Linear, sequence[1]).weight, std=0.02)
+        if self.config.geometry_heads:
+            for sequence in (self.depth_head, self.confidence_head):
+                for (
+                    parameter
+                ) in sequence.parameters():  # depth 1 and even odds, wherever training starts from
+                    nn.init.zeros_(parameter)
         for depth, block in enumerate(self.self_cross_blocks, start=1):
             for module in block.modules():
                 if isinstance(module, nn.Linear):
@@ -221,6 +254,41 @@ class EfficientLVSM(nn.Module):
         Returns [b, M, 3, H, W] in [0, 1], float32. Raises ValueError for another number of layers than the
         model's, and a size that is not made of whole patches.
         """
+        return self._image(
+            self._decode_tokens(keys_values, target_c2w, target_fxfycxcy, target_size), target_size
+        )
+
+    def decode_geometry(
+        self,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        target_c2w: Tensor,
+        target_fxfycxcy: Tensor,
+        target_size: tuple[int, int],
+    ) -> Decoded:
+        """Render as `decode` does, and return the depth and the confidence of every pixel as well.
+
+        Raises ValueError as `decode` does, and for a model without geometry heads.
+        """
+        if not self.config.geometry_heads:
+            raise ValueError(
+                "this model has no geometry heads: train one with model.geometry_heads=true, or use another checkpoint"
+            )
+        t = self._decode_tokens(keys_values, target_c2w, target_fxfycxcy, target_size)
+        p, rows = self.config.patch_size, target_size[0] // self.config.patch_size
+        log_depth, seen_logit = (
+            rearrange(head(t).float(), "b m (h w) (ph pw) -> b m (h ph) (w pw)", h=rows, ph=p, pw=p)
+            for head in (self.depth_head, self.confidence_head)
+        )
+        return Decoded(self._image(t, target_size), log_depth, seen_logit)
+
+    def _decode_tokens(
+        self,
+        keys_values: Sequence[tuple[Tensor, Tensor]],
+        target_c2w: Tensor,
+        target_fxfycxcy: Tensor,
+        target_size: tuple[int, int],
+    ) -> Tensor:
+        """Return the last tokens of M targets of b scenes, [b, M, P, d]."""
         if len(keys_values) != self.config.layers:
             raise ValueError(
                 f"expected keys and values of {self.config.layers} layers, got {len(keys_values)}"
@@ -231,11 +299,13 @@ class EfficientLVSM(nn.Module):
         t = self.target_pose_tokenizer(plucker.to(self.dtype)).unflatten(0, (b, m))
         for block, (k, v) in zip(self.self_cross_blocks, keys_values, strict=True):
             t = block(t, k, v)
+        return cast(Tensor, t)
+
+    def _image(self, t: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map the last tokens [b, M, P, d] of targets of size (H, W) to images [b, M, 3, H, W] in [0, 1]."""
         pixels = torch.sigmoid(self.image_token_decoder(t).float())
         p = self.config.patch_size
-        return rearrange(
-            pixels, "b m (h w) (ph pw c) -> b m c (h ph) (w pw)", h=target_size[0] // p, ph=p, pw=p
-        )
+        return rearrange(pixels, "b m (h w) (ph pw c) -> b m c (h ph) (w pw)", h=size[0] // p, ph=p, pw=p)
 
     def forward(
         self,
@@ -253,12 +323,20 @@ class EfficientLVSM(nn.Module):
         patch size and free to differ from the inputs' size. Returns [b, M, 3, H, W] in [0, 1], float32. Raises
         ValueError for sizes that are not made of whole patches.
         """
+        return self.decode(
+            self.encode_scenes(images, c2w, fxfycxcy), target_c2w, target_fxfycxcy, target_size
+        )
+
+    def encode_scenes(self, images: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> KeysValues:
+        """Encode V views of each of b scenes: images [b, V, 3, H, W] and so on, see `encode_views`.
+
+        Returns one (keys, values) pair per layer for `decode`, each [b, V * P, heads, head_dim].
+        """
         b = images.shape[0]
         encoded = self.encode_views(images.flatten(0, 1), c2w.flatten(0, 1), fxfycxcy.flatten(0, 1))
-        per_scene = [
+        return [
             (k.unflatten(0, (b, -1)).flatten(1, 2), v.unflatten(0, (b, -1)).flatten(1, 2)) for k, v in encoded
         ]
-        return self.decode(per_scene, target_c2w, target_fxfycxcy, target_size)
 
     def load_published_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights under their published names, strictly.
