@@ -25,6 +25,7 @@ from torch import Tensor
 
 import elvsm_core as ec
 
+from .evaluation.registration import shifted_psnr
 from .procedural.scenes import SceneBatch, SceneConfig, draw_scenes, make_texture_bank
 
 TEST_SEED = 2**40  # far from all seeds that training draws
@@ -42,7 +43,10 @@ class Frames:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per target: PSNR (dB), SSIM and, if asked for, LPIPS of the render and of the nearest context view; [n] each."""
+    """Per target: PSNR (dB), SSIM and, if asked for, LPIPS of the render and of the nearest context view; [n] each.
+
+    shifted_psnr, if asked for: of the render after the best shift of each block by up to a pixel, dB.
+    """
 
     psnr: Tensor
     ssim: Tensor
@@ -50,6 +54,7 @@ class Scores:
     nearest_ssim: Tensor
     lpips: Tensor | None = None
     nearest_lpips: Tensor | None = None
+    shifted_psnr: Tensor | None = None
 
     def __str__(self) -> str:
         render = f"render {self.psnr.mean():.2f} dB, SSIM {self.ssim.mean():.3f}"
@@ -57,6 +62,8 @@ class Scores:
         if self.lpips is not None and self.nearest_lpips is not None:
             render += f", LPIPS {self.lpips.mean():.3f}"
             nearest += f", LPIPS {self.nearest_lpips.mean():.3f}"
+        if self.shifted_psnr is not None:
+            render += f", {self.shifted_psnr.mean():.2f} dB after shifts of up to a pixel"
         return f"{render}; {nearest}; {len(self.psnr)} targets"
 
 
@@ -108,15 +115,18 @@ def score(
     inputs: int,
     chunk: int = 16,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    shifts: bool = False,
 ) -> Scores:
     """Score renders of the views behind the first `inputs` ones of each scene.
 
     images uint8 [b, V, 3, H, W], c2w [b, V, 4, 4] metres, fxfycxcy [b, V, 4] pixels. Poses get the published
     normalisation over all V views. The nearest view is the input whose pose is nearest: metres plus radians.
     perceptual: a distance of images [n, 3, H, W] to compute as well, elvsm_core.metrics.lpips for example.
+    shifts: compute `shifted_psnr`, too.
     """
     device, size = model.device, (images.shape[-2], images.shape[-1])
     result: list[list[Tensor]] = [[], [], [], [], [], []]
+    shifted: list[Tensor] = []
     for i in range(0, len(images), chunk):
         true = images[i : i + chunk].to(device).float() / 255
         world = c2w[i : i + chunk].double()
@@ -138,7 +148,10 @@ def score(
             result[k_ + 1].append(ec.metrics.ssim(flat, target).cpu())
             if perceptual is not None:
                 result[4 + k_ // 2].append(perceptual(flat, target).cpu())
-    return Scores(*(torch.cat(part).float() for part in result if part))
+        if shifts:
+            shifted.append(shifted_psnr(made.flatten(0, 1), target).cpu())
+    forgiving = torch.cat(shifted).float() if shifts else None
+    return Scores(*(torch.cat(part).float() for part in result if part), shifted_psnr=forgiving)
 
 
 def procedural_scenes(
@@ -216,6 +229,11 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="LPIPS (vgg), too (RealEstate10K: yes, others: no)",
     )
+    add(
+        "--shifts",
+        action="store_true",
+        help="PSNR after shifts of up to a pixel, too (procedural scenes, walks)",
+    )
     add("--lpips-weights", help="its weights: a file, or the folder that holds it")
     group = parser.add_argument_group("procedural scenes and walks")
     group.add_argument("--scenes", type=int, default=200, help="number of procedural scenes")
@@ -288,7 +306,7 @@ def _beside_nearest(args: argparse.Namespace) -> str:
         sample = neighbours(frames, range(int(first), min(int(last), len(frames.images))), context)
         inputs = 2 * len(context)
         label = f"{Path(args.data).name} {first}:{last}, context " + ", ".join(f"t±{d}" for d in context)
-    result = score(model, *sample, inputs=inputs, perceptual=perceptual)
+    result = score(model, *sample, inputs=inputs, perceptual=perceptual, shifts=args.shifts)
     return f"{label} at {size[0]}x{size[1]}: {result}"
 
 
