@@ -11,22 +11,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 import elvsm_core as ec
+from elvsm_core.model import Decoded
 
 from . import checkpoints
+from .compilation import fused
 from .data.sampling import Sample
 from .data.sources import Source
 from .distributed import Clock, rank, world
 from .losses.aligner import Aligner
 from .losses.objective import Objective
+from .losses.pixels import geometry_errors
 from .monitor import Monitor, training_flops
 from .optim import Optimiser, learning_rate
 from .settings import TrainSettings
 
-TERMS = ("loss", "mse", "perceptual", "lpips", "repa", "norm", "dropped")
+LOSSES = ("loss", "mse", "perceptual", "lpips", "repa", "depth", "confidence")
+TERMS = (*LOSSES, "norm", "dropped")
 
 
 class Averaged:
@@ -45,16 +48,6 @@ class Averaged:
             return
         decay = min(self.decay**self.every, (step + 1) / (step + 40)) if self.decay > 0 else 0.0
         torch._foreach_lerp_(self.average, self.source, 1 - decay)
-
-
-def edge_loss(image: Tensor, target: Tensor) -> Tensor:
-    """Compare differences of neighbouring pixels at two scales: flat colours alone don't make this small."""
-    loss = image.new_zeros(())
-    error = (image - target).flatten(0, 1)
-    for _ in range(2):
-        loss = loss + error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
-        error = F.avg_pool2d(error, 2)
-    return loss
 
 
 class Trainer:
@@ -78,35 +71,47 @@ class Trainer:
         self.progress = 0.0  # share of the run that is over
         self.seconds = 0.0  # of the run, up to the checkpoint that it goes on from
         self.work = 0.0  # floating-point operations since they were last read
+        self.scenes = 0  # of this process, since they were last read
 
     def accumulate(self, sample: Sample) -> Tensor:
-        """Add a batch's gradients, its share of the step's; returns the terms of TERMS up to "repa"."""
+        """Add a batch's gradients, its share of the step's; returns the terms of LOSSES."""
         s = self.settings
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            image = self.model(
-                sample.images,
-                sample.c2w,
-                sample.fxfycxcy,
-                sample.target_c2w,
-                sample.target_fxfycxcy,
-                sample.size,
-            )
+            image, geometry = self._render(sample)
             alignment = self.aligner(sample) if self.aligner is not None else None
-            late = self.progress >= s.loss.lpips_from
-            values = self.objective(image, sample.target_images, alignment, lpips=late)
+            weight = None
+            if sample.seen is not None and (s.loss.unseen != 1.0 or geometry is not None):
+                weight = torch.where(sample.seen, 1.0, s.loss.unseen)
+            values = self.objective(
+                image, sample.target_images, alignment, lpips=self.progress >= s.loss.lpips_from, weight=weight,
+                precise=sample.precise, lpips_targets=sample.lpips,
+            )  # fmt: skip
             loss = values.total
-            if s.optim.edge > 0:
-                loss = loss + s.optim.edge * edge_loss(image, sample.target_images)
+            depth = confidence = loss.new_zeros(())
+            if geometry is not None and weight is not None and s.loss.depth + s.loss.confidence > 0:
+                depth, confidence = fused(geometry_errors, image.is_cuda)(
+                    geometry.log_depth, geometry.seen_logit, sample.target_depth, sample.seen, weight
+                )
+                loss = loss + s.loss.depth * depth + s.loss.confidence * confidence
         (loss / s.accumulate).backward()
         self.work += training_flops(s.model, sample)
-        terms = (loss, values.mse, values.perceptual, values.lpips, values.repa)
+        self.scenes += len(sample.images)
+        terms = (loss, values.mse, values.perceptual, values.lpips, values.repa, depth, confidence)
         return torch.stack([term.detach().float() for term in terms]) / s.accumulate
+
+    def _render(self, sample: Sample) -> tuple[Tensor, Decoded | None]:
+        target = sample.target_c2w, sample.target_fxfycxcy, sample.size
+        if not self.settings.model.geometry_heads:
+            return self.model(sample.images, sample.c2w, sample.fxfycxcy, *target), None
+        encoded = self.model.encode_scenes(sample.images, sample.c2w, sample.fxfycxcy)
+        decoded = self.model.decode_geometry(encoded, *target)
+        return decoded.images, decoded
 
     def gradients(self) -> Tensor:
         """Compute the averaged and clipped gradients of the next step; returns the terms of TERMS."""
         flat, o = self.optimiser.gradients, self.settings.optim
         flat.zero()
-        terms = torch.zeros(5, device=self.device)
+        terms = torch.zeros(len(LOSSES), device=self.device)
         for _ in range(self.settings.accumulate):
             terms += self.accumulate(self.source.next(self.step))
         flat.average()
@@ -130,7 +135,7 @@ class Trainer:
         """Run every shape once before the clock starts; the weights stay as they are."""
         for sample in self.source.shapes():
             self.accumulate(sample)
-        self.work = 0.0
+        self.work, self.scenes = 0.0, 0
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -185,6 +190,7 @@ def run(trainer: Trainer, monitor: Monitor | None, steps: int) -> Path | None:
     last, last_step, saved = time.monotonic(), trainer.step, trainer.step
     next_eval = trainer.seconds + s.eval_minutes * 60
     next_checkpoint = trainer.seconds + s.checkpoint_minutes * 60
+    exported = (Path(s.out) / "before_decay.safetensors").exists() and trainer.step > 0
     while (progress := clock.update(trainer.step)) < 1.0:
         total += trainer.advance(progress, steps)
         step = trainer.step
@@ -198,12 +204,16 @@ def run(trainer: Trainer, monitor: Monitor | None, steps: int) -> Path | None:
                 values["psnr"] = -10 * torch.log10(torch.tensor(max(values["mse"], 1e-9))).item()
                 values["dropped"] *= count
                 values["rate"] = learning_rate(s.optim, step, progress, steps)
-                scenes = s.batch * s.accumulate * world()
+                scenes = trainer.scenes / count * world()
                 monitor.progress(step, progress, values, (now - last) / count, trainer.work / count, scenes)
                 if note := trainer.source.note():
                     monitor.line(note)
-            trainer.work = 0.0
+            trainer.work, trainer.scenes = 0.0, 0
             last, last_step = now, step
+        falls = s.optim.schedule == "trapezoid" and progress >= 1 - s.optim.decay
+        if monitor and s.keep_before_decay and falls and not exported:
+            monitor.export(step, {}, "before_decay.safetensors")
+            exported = True
         if monitor and time.monotonic() - clock.start > next_eval:
             monitor.export(step, monitor.evaluate(step))
             next_eval += s.eval_minutes * 60

@@ -132,11 +132,11 @@ class Monitor:
         if self.board is not None:
             self.board.close()
 
-    def export(self, step: int, figures: Mapping[str, float]) -> Path:
-        """Write the averaged weights to model.safetensors. Raises CheckpointError where there is no room for them."""
+    def export(self, step: int, figures: Mapping[str, float], name: str = "model.safetensors") -> Path:
+        """Write the averaged weights to a file in `out`. Raises CheckpointError where there is no room for them."""
         data = "procedural scenes" if self.settings.data.source == "procedural" else "RealEstate10K"
         metadata = {"steps": str(step), "figures": json.dumps(figures), "data": data}
-        path = self.out / "model.safetensors"
+        path = self.out / name
         try:
             ec.save_model(self.model, path, dtype=torch.bfloat16, metadata=metadata)
         except (OSError, SafetensorError) as error:
@@ -155,7 +155,9 @@ class Monitor:
         rate = work / seconds
         mfu = f" MFU {100 * rate / self.peak:.1f}%" if self.peak else ""
         extra = "".join(
-            f" {k} {values[k]:.5f}" for k in ("perceptual", "lpips", "repa") if values.get(k, 0.0) != 0.0
+            f" {k} {values[k]:.5f}"
+            for k in ("perceptual", "lpips", "repa", "depth", "confidence")
+            if values.get(k, 0.0) != 0.0
         )
         self.bar.update(share, f"step {step}, {values['psnr']:.2f} dB, {scenes / seconds:.0f} scenes/s")
         self.line(

@@ -94,6 +94,7 @@ class DataSettings:
     source: "procedural", "re10k" (the published protocol) or "mixture" of `stores`; a list in place of this group is
     short for a mixture of images of the model's size. size: images' (height, width), pixels. The rest but re10k and
     stores is of procedural scenes, and a mixture's walks have as many views; re10k.workers decode for a mixture, too.
+    assets: folder of a pack of photographic textures (procedural/photos.py; null: generated textures only).
     views: images per scene, consecutive on its walk. draw_batch: scenes drawn at a time on each GPU; draw_every:
     gradient steps between draws; pool: scenes kept on each GPU, the oldest leave. workers: processes that furnish
     rooms ahead, for each GPU (0: none). tiles, texture_size: the texture bank. scenes: how rooms and cameras are drawn.
@@ -108,6 +109,7 @@ class DataSettings:
     workers: int = 0
     tiles: int = 1536
     texture_size: int = 256
+    assets: str | None = None
     scenes: SceneConfig = field(default_factory=SceneConfig)
     re10k: Re10kSettings = field(default_factory=Re10kSettings)
     stores: tuple[StoreSettings, ...] = ()
@@ -122,9 +124,43 @@ class DataSettings:
             "data.source is mixture exactly where data.stores names datasets: give both or none",
         )
         _require(
+            self.scenes.photos == 0 or self.assets is not None,
+            "data.scenes.photos asks for photographs: give data.assets, the folder of a pack of assets",
+        )
+        _require(
             self.source != "re10k" or self.re10k.path is not None,
             "data.source is re10k: give data.re10k.path, the folder of RealEstate10K's .torch chunks or the list file",
         )
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """One sort of batch, so that a training has few shapes and every step of a shape costs the same.
+
+    inputs, targets: views of a sample. batch: scenes per GPU. size: of the images, (height, width) pixels, data.size or
+    a whole fraction of it. crop: (height, width) of the windows that are cut out of the targets, each at a random place
+    of its own; size for whole targets. lpips: how many targets of a sample LPIPS looks at. share: of the steps.
+    """
+
+    inputs: int
+    targets: int
+    batch: int
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    lpips: int = 1
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "targets", "batch"):
+            _require(
+                getattr(self, name) >= 1,
+                f"sampling.shapes: {name} must be at least 1, got {getattr(self, name)}",
+            )
+        _require(
+            all(c <= s for c, s in zip(self.crop, self.size, strict=True)),
+            f"sampling.shapes: crop {list(self.crop)} is larger than size {list(self.size)}",
+        )
+        _require(self.lpips <= self.targets, "sampling.shapes: lpips is more than there are targets")
 
 
 @dataclass(frozen=True)
@@ -137,7 +173,10 @@ class SamplingSettings:
     the others get a frame that knows nothing of the targets: anchored at another pose of the walk, with the largest
     |coordinate| log-uniform in reach. pose_noise: (degrees, metres), standard deviations of errors on input poses of
     noisy_share of the samples. camera: share of samples taken with another camera (data/camera_augmentation.py). crop:
-    share of steps with non-square images, crop_size (height, width).
+    share of steps with non-square images, crop_size (height, width). pose_drift: (degrees, metres), standard deviations
+    per step of the walk of a drift that the poses of drift_share of the samples have, targets included: neighbours
+    agree better than views that are far apart, as with a real tracker. shapes: sorts of batches, which replace inputs,
+    input_shares, targets, crop and the setting `batch`; procedural scenes only.
     """
 
     inputs: tuple[int, ...] = (2, 3, 4, 6, 8)
@@ -151,6 +190,9 @@ class SamplingSettings:
     camera: float = 0.0
     crop: float = 0.15
     crop_size: tuple[int, int] = (96, 128)
+    pose_drift: tuple[float, float] = (0.0, 0.0)
+    drift_share: float = 0.0
+    shapes: tuple[BatchShape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,7 +237,9 @@ class LossSettings:
     """The training objective, see training/losses/objective.py: squared error, and terms that need weights from files.
 
     perceptual: "none" or "vgg19" with its weight and file; lpips: weight of LPIPS (0: off) and its file, used from the
-    share lpips_from of the run on, on the first lpips_targets target views of a sample (0: all).
+    share lpips_from of the run on, on the first lpips_targets target views of a sample (0: all); with sampling.shapes
+    each shape says how many. unseen: weight of the squared error where no input sees what a target shows, against 1
+    where one does (1: no difference). depth, confidence: weights of the geometry heads' losses (model.geometry_heads).
     """
 
     perceptual: str = "none"
@@ -205,6 +249,9 @@ class LossSettings:
     lpips_file: str | None = None
     lpips_from: float = 0.0
     lpips_targets: int = 0
+    unseen: float = 1.0
+    depth: float = 0.0
+    confidence: float = 0.0
 
     def __post_init__(self) -> None:
         _require(
@@ -212,9 +259,10 @@ class LossSettings:
             f"loss.perceptual must be 'none' or 'vgg19', got {self.perceptual!r}",
         )
 
-    def config(self, repa: float = 0.0) -> LossConfig:
-        """Return the weights of the terms; repa: the alignment's."""
-        return LossConfig(1.0, self.perceptual_weight if self.perceptual != "none" else 0.0, self.lpips, repa)
+    def config(self, repa: float = 0.0, edge: float = 0.0) -> LossConfig:
+        """Return the weights of the terms; repa: the alignment's, edge: the image gradients'."""
+        perceptual = self.perceptual_weight if self.perceptual != "none" else 0.0
+        return LossConfig(1.0, perceptual, self.lpips, repa, edge)
 
 
 @dataclass(frozen=True)
@@ -247,6 +295,8 @@ class TrainSettings:
     resume: "auto" goes on from the newest checkpoint in `out`, "none" leaves it and starts afresh. logger:
     "tensorboard" (in out/tensorboard), "wandb" (see training/loggers.py) or "none"; out/log.txt is always written.
     pictures: samples that are rendered at every evaluation, into out/samples and for the logger (0: none).
+    attention: "flash" (FlashAttention-2) or "cudnn", a quarter faster on Hopper GPUs, which plans each shape anew: for
+    few shapes. keep_before_decay: also export the averaged weights as they are when the rate begins to fall.
     """
 
     minutes: float = 25.0
@@ -269,6 +319,8 @@ class TrainSettings:
     resume: str = "auto"
     logger: str = "tensorboard"
     pictures: int = 4
+    attention: str = "flash"
+    keep_before_decay: bool = False
     model: ModelConfig = field(default_factory=lambda: ModelConfig(384, 64, 6, 8, image_size=(128, 128)))
     data: DataSettings = field(default_factory=DataSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -282,8 +334,45 @@ class TrainSettings:
             self.logger in ("tensorboard", "wandb", "none"),
             f"logger must be 'tensorboard', 'wandb' or 'none', got {self.logger!r}",
         )
+        _require(
+            self.data.source == "procedural"
+            or (
+                self.loss.unseen == 1.0
+                and self.loss.depth == self.loss.confidence == 0
+                and not self.sampling.shapes
+            ),
+            "loss.unseen, loss.depth, loss.confidence and sampling.shapes need exact depth, which drawn scenes have",
+        )
+        _require(
+            self.model.geometry_heads or self.loss.depth == self.loss.confidence == 0,
+            "loss.depth and loss.confidence train the geometry heads: set model.geometry_heads=true",
+        )
+        exact = self.loss.unseen != 1.0 or self.loss.depth > 0 or self.loss.confidence > 0
+        _require(
+            not exact or bool(self.sampling.shapes),
+            "loss.unseen, loss.depth, loss.confidence need sampling.shapes",
+        )
+        for shape in self.sampling.shapes:
+            scale = self.data.size[0] // shape.size[0]
+            _require(
+                scale >= 1 and (shape.size[0] * scale, shape.size[1] * scale) == self.data.size,
+                f"sampling.shapes: size {list(shape.size)} is no whole fraction of data.size {list(self.data.size)}",
+            )
+            _require(
+                not any(side % self.model.patch_size for side in (*shape.size, *shape.crop)),
+                f"sampling.shapes: {list(shape.size)} and {list(shape.crop)} must be whole patches",
+            )
+            _require(
+                shape.inputs + shape.targets <= self.data.views,
+                f"sampling.shapes: {shape.inputs} inputs and {shape.targets} targets need that many data.views, "
+                f"there are {self.data.views}",
+            )
         for name in ("batch", "accumulate", "log_every", "keep"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(
+            self.attention in ("flash", "cudnn"),
+            f"attention must be 'flash' or 'cudnn', got {self.attention!r}",
+        )
         _require(self.pictures >= 0, f"pictures must be at least 0, got {self.pictures}")
         _require(
             max(self.minutes, self.steps, self.epochs) > 0,

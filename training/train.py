@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend
 
 import elvsm_core as ec
 import elvsm_core.attention
+from elvsm_core.checkpoint import GEOMETRY
 
 from . import checkpoints
 from .data.sources import open_source, total_steps
@@ -36,23 +37,36 @@ from .losses.objective import Objective
 from .losses.repa import RepaError, Stream
 from .losses.vgg import WeightFileError
 from .monitor import Monitor
+from .procedural.photos import AssetError
 from .settings import SettingsError, TrainSettings, load_settings
 
+log = logging.getLogger("training")
 
-def _training_kernels(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
-    return (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
-def compile_blocks(model: ec.EfficientLVSM, tapped: set[tuple[Stream, int]] | None = None) -> None:
+def _flash(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
+    return KERNELS
+
+
+def _cudnn(device_type: str, device_index: int | None, half: bool) -> tuple[SDPBackend, ...]:
+    return (SDPBackend.CUDNN_ATTENTION, *KERNELS) if half else KERNELS
+
+
+def compile_blocks(
+    model: ec.EfficientLVSM, tapped: set[tuple[Stream, int]] | None = None, attention: str = "flash"
+) -> None:
     """Compile the blocks in place, one compilation for all layers and all numbers of views.
 
-    tapped: blocks (stream, number from 1) that stay as they are, because something listens to them.
+    attention: "flash", or "cudnn" for few shapes, because cuDNN's kernels plan every new shape anew. tapped: blocks
+    (stream, number from 1) that stay as they are, because something listens to them.
     """
     import torch._dynamo
 
     torch._dynamo.config.cache_size_limit = 64
-    # One fixed choice: cuDNN's kernels plan every new shape anew, and training has many shapes.
-    elvsm_core.attention.backends = _training_kernels  # type: ignore[assignment]
+    # One fixed choice, so that nothing is decided while training.
+    elvsm_core.attention.backends = _cudnn if attention == "cudnn" else _flash  # type: ignore[assignment]
+    model._plucker = torch.compile(model._plucker, dynamic=True)  # type: ignore[method-assign]
     for number, block in enumerate(model.input_self_attn_blocks, start=1):
         if ("input", number) not in (tapped or set()):
             block.compile(dynamic=True)
@@ -70,7 +84,11 @@ def make_model(settings: TrainSettings, device: torch.device) -> ec.EfficientLVS
     torch.random.set_rng_state(seed)
     if settings.init:
         source = ec.load_model(settings.init, device="cpu", dtype="float32")
-        model.load_published_state_dict(source.state_dict())
+        weights = source.state_dict()
+        if settings.model.geometry_heads and not source.config.geometry_heads:
+            log.info("%s has no geometry heads: they start from nothing", settings.init)
+            weights |= {name: x for name, x in model.state_dict().items() if name.startswith(GEOMETRY)}
+        model.load_published_state_dict(weights)
     return model.to(device).train()
 
 
@@ -108,7 +126,8 @@ def train(settings: TrainSettings) -> Path | None:
     if device.type == "cuda":
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        # Not for products: what is still in float32 under autocast are poses, which TF32 would turn by 0.03 degrees.
+        torch.backends.cudnn.allow_tf32 = True
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(settings.seed * 1000 + rank)
@@ -120,7 +139,7 @@ def train(settings: TrainSettings) -> Path | None:
         _check_alike(payload["step"] if payload is not None else 0)
 
     objective = Objective(
-        settings.loss.config(settings.repa.weight),
+        settings.loss.config(settings.repa.weight, settings.optim.edge),
         settings.loss.perceptual_file,
         settings.loss.lpips_file,
         settings.loss.lpips_targets,
@@ -132,7 +151,7 @@ def train(settings: TrainSettings) -> Path | None:
     if settings.repa.network != "none":
         aligner = Aligner(settings.repa, model, settings.seed, device)
     if settings.compile:
-        compile_blocks(model, aligner.tapped if aligner else None)
+        compile_blocks(model, aligner.tapped if aligner else None, settings.attention)
     source = open_source(settings, rank, world(), device)
     trainer = Trainer(settings, model, averaged, objective, aligner, source, device)
     monitor = Monitor(settings, averaged.model, device, source) if rank == 0 else None
@@ -176,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     overrides = [*args.overrides, *([f"loss.perceptual={args.perceptual}"] if args.perceptual else [])]
     expected = (
-        SettingsError, DataError, DatasetError, WeightFileError, RepaError, ec.metrics.MetricError,
+        SettingsError, DataError, AssetError, DatasetError, WeightFileError, RepaError, ec.metrics.MetricError,
         ec.checkpoint.CheckpointError, checkpoints.CheckpointError,
     )  # fmt: skip
     try:

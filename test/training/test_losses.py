@@ -1,6 +1,7 @@
 """The training objective against the published one's figures, for VGG19 weights made by a recipe."""
 
 import json
+import math
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.losses.objective import LossConfig, Objective, perceptual_loss, perceptual_terms
+from training.losses.pixels import geometry_errors, pixel_errors
 from training.losses.vgg import CHANNELS, LAYERS, VGG19, WeightFileError, read_vgg19
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -156,3 +158,35 @@ def test_lpips_term_equals_the_metric(test_data):
     expected = ec.metrics.lpips(a[:, 0], b[:, 0], weights=weights).mean().detach()
     torch.testing.assert_close(first(a, b).lpips, expected)
     assert first(a, b, lpips=False).total == 0
+
+
+def test_unseen_pixels_count_less_and_coarse_scenes_at_half_the_size():
+    target = torch.zeros(2, 1, 3, 8, 8)
+    image = target.clone()
+    image[:, :, :, :, 4:] = 0.5  # wrong where nothing was seen
+    weight = torch.ones(2, 1, 8, 8)
+    weight[..., 4:] = 0.15
+    plain, weighted, _ = pixel_errors(image, target, weight)
+    assert plain == pytest.approx(0.125) and weighted == pytest.approx(0.25 * 0.15 / 1.15)
+    assert pixel_errors(image, target)[1] == plain
+    stripes = target.clone()
+    stripes[..., ::2] = 0.2
+    stripes[..., 1::2] = -0.2
+    fine = pixel_errors(stripes, target, None, torch.tensor([True, True]))
+    mixed = pixel_errors(stripes, target, None, torch.tensor([True, False]))
+    assert fine[1] == pytest.approx(0.04) and mixed[1] == pytest.approx(0.02), (
+        "gone in a picture of half the size"
+    )
+    assert fine[2] > 0.1 > pixel_errors(target + 0.2, target)[2] == 0
+
+
+def test_geometry_errors_are_of_log_depth_and_of_visibility():
+    depth = torch.full((1, 1, 2, 2), 2.0)
+    seen = torch.tensor([[[[True, False], [True, True]]]])
+    weight = torch.where(seen, 1.0, 0.15)
+    right = geometry_errors(depth.log(), torch.where(seen, 30.0, -30.0), depth, seen, weight)
+    assert right[0] < 1e-6 and right[1] < 1e-6
+    off = depth.log().clone()
+    off[0, 0, 0, 1] += 1.0
+    half = geometry_errors(off, torch.zeros_like(depth), depth, seen, weight)
+    assert half[0] == pytest.approx(0.15 / 3.15, rel=1e-4) and half[1] == pytest.approx(math.log(2), rel=1e-4)

@@ -82,7 +82,7 @@ def test_frames_are_similarities_in_the_models_range():
     chosen = torch.tensor([[4, 0, 2, 5]]).expand(40, -1)
     u = torch.rand(40, 4, generator=torch.Generator().manual_seed(1))
     settings = SamplingSettings(published=0.5)
-    placed = place_in_frame(c2w, chosen, settings, u)
+    placed, scale = place_in_frame(c2w, chosen, settings, u)
     extent = placed[..., :3, 3].abs().amax((1, 2))
     published = u[:, 0] < 0.5
     assert torch.allclose(extent[published], torch.tensor(MODEL_RANGE))
@@ -97,7 +97,7 @@ def test_frames_are_similarities_in_the_models_range():
     d_before = (before[:, 1:, :3, 3] - before[:, :1, :3, 3]).norm(dim=-1)
     d_after = (after[:, 1:, :3, 3] - after[:, :1, :3, 3]).norm(dim=-1)
     ratio = d_after / d_before
-    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-3)
+    assert torch.allclose(ratio, scale[:, None].expand_as(ratio), rtol=1e-3)
 
 
 def test_pose_errors_disturb_inputs_only_and_by_the_given_amount():

@@ -17,7 +17,12 @@ from .camera_augmentation import photograph
 
 @dataclass(frozen=True)
 class Sample:
-    """b scenes: inputs [b, N, ...] and targets [b, M, ...]; images float32 in [0, 1], poses in model coordinates."""
+    """b scenes: inputs [b, N, ...] and targets [b, M, ...]; images float32 in [0, 1], poses in model coordinates.
+
+    Of scenes whose geometry is known there are three more. target_depth [b, M, H, W]: along the target's z axis, model
+    units. seen bool [b, M, H, W]: an input sees what the pixel shows. precise bool [b]: the inputs' poses are good to
+    less than a pixel. lpips: how many targets LPIPS looks at (None: as many as the settings say).
+    """
 
     images: Tensor
     c2w: Tensor
@@ -25,6 +30,10 @@ class Sample:
     target_images: Tensor
     target_c2w: Tensor
     target_fxfycxcy: Tensor
+    target_depth: Tensor | None = None
+    seen: Tensor | None = None
+    precise: Tensor | None = None
+    lpips: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -56,12 +65,14 @@ def choose_views(
     return order[:, :inputs], order[:, inputs:needed]
 
 
-def place_in_frame(c2w: Tensor, chosen: Tensor, settings: SamplingSettings, u: Tensor) -> Tensor:
+def place_in_frame(
+    c2w: Tensor, chosen: Tensor, settings: SamplingSettings, u: Tensor
+) -> tuple[Tensor, Tensor]:
     """Map poses of whole walks c2w [b, V, 4, 4] (metres) to model coordinates, for the chosen views [b, n].
 
     Some samples get the published normalisation of the chosen views; the others a frame as an online scene has it,
     fixed before the views were known: anchored at any pose of the walk or at the mean of some, with any scale.
-    u: uniform numbers [b, 4].
+    u: uniform numbers [b, 4]. Returns the chosen poses and the scale [b], model units per metre.
     """
     picked = c2w.gather(1, chosen[..., None, None].expand(-1, -1, 4, 4))
     published = mean_pose(picked)
@@ -81,7 +92,7 @@ def place_in_frame(c2w: Tensor, chosen: Tensor, settings: SamplingSettings, u: T
     # Turning on the spot: a millimetre must not become the whole range.
     scale = (reach / extent).clamp(max=8.0)
     local[..., :3, 3] *= scale[:, None, None]
-    return local
+    return local, scale
 
 
 def _inverse(pose: Tensor) -> Tensor:
@@ -96,9 +107,29 @@ def _inverse(pose: Tensor) -> Tensor:
 def disturb(c2w: Tensor, degrees: float, metres: float, share: float, generator: torch.Generator) -> Tensor:
     """Add pose errors to a share of the scenes: c2w [b, n, 4, 4]; standard deviations in degrees and metres."""
     b, n = c2w.shape[:2]
-    device = c2w.device
-    on = (torch.rand(b, 1, 1, device=device, generator=generator) < share).float()
-    w = torch.randn(b, n, 3, device=device, generator=generator) * (math.radians(degrees) * on)
+    on = (torch.rand(b, 1, 1, device=c2w.device, generator=generator) < share).float()
+    turn = torch.randn(b, n, 3, device=c2w.device, generator=generator) * (math.radians(degrees) * on)
+    shift = torch.randn(b, n, 3, device=c2w.device, generator=generator) * (metres * on)
+    return _moved(c2w, turn, shift)
+
+
+def drift(c2w: Tensor, degrees: float, metres: float, share: float, generator: torch.Generator) -> Tensor:
+    """Let the poses of a share of the walks c2w [b, V, 4, 4] drift away along the walk: errors of neighbours agree.
+
+    degrees, metres: standard deviations of what each step of the walk adds, per axis, of the worst walks; the others
+    have anything between a fifth of it and that.
+    """
+    b, n = c2w.shape[:2]
+    u = torch.rand(b, 2, 1, 1, device=c2w.device, generator=generator)
+    size = (u[:, 0] < share).float() * (0.2 + 0.8 * u[:, 1])
+    steps = torch.randn(b, n, 6, device=c2w.device, generator=generator) * size
+    path = steps.cumsum(1)
+    return _moved(c2w, path[..., :3] * math.radians(degrees), path[..., 3:] * metres)
+
+
+def _moved(c2w: Tensor, w: Tensor, shift: Tensor) -> Tensor:
+    """Turn poses [b, n, 4, 4] by small rotation vectors [b, n, 3], radians, and shift them in the world."""
+    b, n = c2w.shape[:2]
     out = c2w.clone()
     zero = torch.zeros_like(w[..., 0])
     # The exponential to second order: errors are a fraction of a degree.
@@ -106,9 +137,9 @@ def disturb(c2w: Tensor, degrees: float, metres: float, share: float, generator:
         [zero, -w[..., 2], w[..., 1], w[..., 2], zero, -w[..., 0], -w[..., 1], w[..., 0], zero], -1
     )
     skew = skew.reshape(b, n, 3, 3)
-    eye = torch.eye(3, device=device)
+    eye = torch.eye(3, device=c2w.device)
     out[..., :3, :3] = c2w[..., :3, :3] @ (eye + skew + skew @ skew / 2)
-    out[..., :3, 3] += torch.randn(b, n, 3, device=device, generator=generator) * (metres * on)
+    out[..., :3, 3] += shift
     return out
 
 
@@ -132,7 +163,7 @@ def make_sample(
         b, views, inputs, settings.targets, settings.between, u[:, 4:]
     )
     chosen = torch.cat([chosen_inputs, chosen_targets], 1)
-    true = place_in_frame(c2w, chosen, settings, u[:, :4])
+    true, _ = place_in_frame(c2w, chosen, settings, u[:, :4])
     if settings.noisy_share > 0:
         noisy = disturb(c2w, *settings.pose_noise, settings.noisy_share, generator)
         # The errors belong to the inputs; the targets stay where they are in the same frame.

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from ..procedural.photos import AssetPack, photo_tiles
 from ..procedural.pool import ENDLESS, ScenePool
+from ..procedural.scenes import SceneBatch
 from ..procedural.textures import make_texture_bank
 from ..settings import TrainSettings
 from .formats import open_store
 from .samples import SKIPS, SampleConfig, StepSampler, TrainingSamples
 from .sampling import Sample, make_sample
+from .shaped import shaped_sample
 from .store import DatasetError
 
 SHOWN = 2**41
@@ -74,7 +77,10 @@ class ProceduralSource:
 
     def prepare(self) -> None:
         data, seed = self.settings.data, self.settings.seed
-        bank = make_texture_bank(data.tiles, data.texture_size, seed * 77 + self.rank, self.device)
+        photos = None
+        if data.assets is not None:
+            photos = photo_tiles(AssetPack(data.assets), data.texture_size, seed)
+        bank = make_texture_bank(data.tiles, data.texture_size, seed * 77 + self.rank, self.device, photos)
         self.pool = ScenePool(data, bank, seed * 10_000 + self.rank)
 
     def next(self, step: int) -> Sample:
@@ -82,22 +88,32 @@ class ProceduralSource:
         if step % s.data.draw_every == 0 and step != self.drawn_at:
             self.pool.refresh()
             self.drawn_at = step
+        if s.sampling.shapes:
+            shares = [shape.share for shape in s.sampling.shapes]
+            shape = self.shared.choices(s.sampling.shapes, shares)[0]
+            return shaped_sample(self.pool.sample(shape.batch, self.dice), shape, s.sampling, self.dice)
         inputs = self.shared.choices(s.sampling.inputs, s.sampling.input_shares)[0]
         size = s.sampling.crop_size if self.shared.random() < s.sampling.crop else s.data.size
-        return make_sample(*self.pool.sample(s.batch, self.dice), inputs, s.sampling, size, self.dice)
+        scenes = self.pool.sample(s.batch, self.dice)
+        return make_sample(scenes.images, scenes.c2w, scenes.fxfycxcy, inputs, s.sampling, size, self.dice)
 
     def shapes(self) -> Iterator[Sample]:
         s, device = self.settings, self.device
         generator = torch.Generator(device=device).manual_seed(0)
         # Noise will do, so that this needs no scenes.
-        images = torch.randint(
-            256, (s.batch, s.data.views, 3, *s.data.size), dtype=torch.uint8, device=device
-        )
-        c2w = torch.eye(4, device=device).repeat(s.batch, s.data.views, 1, 1)
-        c2w[..., :3, 3] = torch.rand(s.batch, s.data.views, 3, device=device, generator=generator)
+        batch = max([s.batch, *(shape.batch for shape in s.sampling.shapes)])
+        images = torch.randint(256, (batch, s.data.views, 3, *s.data.size), dtype=torch.uint8, device=device)
+        c2w = torch.eye(4, device=device).repeat(batch, s.data.views, 1, 1)
+        c2w[..., :3, 3] = torch.rand(batch, s.data.views, 3, device=device, generator=generator)
         height, width = s.data.size
         k = torch.tensor([width, width, width / 2, height / 2], dtype=torch.float32, device=device)
-        k = k.expand(s.batch, s.data.views, 4)
+        k = k.expand(batch, s.data.views, 4)
+        for shape in s.sampling.shapes:
+            depth = torch.ones(shape.batch, s.data.views, *s.data.size, dtype=torch.float16, device=device)
+            scenes = SceneBatch(images[: shape.batch], c2w[: shape.batch], k[: shape.batch], depth)
+            yield shaped_sample(scenes, shape, s.sampling, generator)
+        if s.sampling.shapes:
+            return
         for size in {s.data.size, *([s.sampling.crop_size] if s.sampling.crop > 0 else [])}:
             for inputs in s.sampling.inputs:
                 yield make_sample(images, c2w, k, inputs, s.sampling, size, generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import os
@@ -13,6 +12,9 @@ from torch import Tensor, nn
 
 from elvsm_core.lpips_weights import load_lpips
 
+from ..compilation import fused
+from .fast_lpips import FastLpips
+from .pixels import pixel_errors
 from .vgg import VGG19, read_vgg19
 
 PERCEPTUAL_WEIGHTS = (1.0, 1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
@@ -23,13 +25,15 @@ PERCEPTUAL_WEIGHTS = (1.0, 1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
 class LossConfig:
     """Weights of the terms; a term of weight 0 is not computed and needs no files.
 
-    perceptual: the VGG19 loss. lpips: LPIPS v0.1 on VGG16. repa: the alignment loss of training/losses/repa.py.
+    perceptual: the VGG19 loss. lpips: LPIPS v0.1 on VGG16. repa: the alignment loss of training/losses/repa.py. edge:
+    the error of image gradients.
     """
 
     mse: float = 1.0
     perceptual: float = 0.5
     lpips: float = 0.0
     repa: float = 0.5
+    edge: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -105,34 +109,48 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.lpips_targets = config, lpips_targets
         self.vgg = VGG19(read_vgg19(vgg_weights)) if config.perceptual else None
-        # A copy, because moving this module to a device must not move the one that metrics share.
-        self.lpips = copy.deepcopy(load_lpips("vgg", lpips_weights)) if config.lpips else None
-        if self.lpips is not None:
-            self.lpips.to(memory_format=torch.channels_last)  # twice as fast on GPUs
+        self.lpips = FastLpips(load_lpips("vgg", lpips_weights)) if config.lpips else None
 
     def forward(
-        self, rendering: Tensor, target: Tensor, repa: Tensor | None = None, lpips: bool = True
+        self,
+        rendering: Tensor,
+        target: Tensor,
+        repa: Tensor | None = None,
+        lpips: bool = True,
+        *,
+        weight: Tensor | None = None,
+        precise: Tensor | None = None,
+        lpips_targets: int | None = None,
     ) -> LossValues:
         """Compare rendering [b, M, 3, H, W] with target [b, M, 3 or 4, H, W], both in [0, 1].
 
         Alpha is dropped. repa: the alignment loss of the same batch, a scalar, where it is used. lpips: False leaves
-        LPIPS out this time. Raises ValueError when the shapes differ.
+        LPIPS out this time. weight, precise: of the squared error in `total`, see pixels.py; `mse` is the plain one.
+        lpips_targets: instead of the constructor's. Raises ValueError when the shapes differ.
         """
-        a, b = rendering.flatten(0, 1).float(), target[:, :, :3].flatten(0, 1).float()
+        a, b = rendering.float(), target[:, :, :3].float()
         if a.shape != b.shape:
             raise ValueError(f"rendering has shape {list(rendering.shape)}, target {list(target.shape)}")
         zero = a.new_zeros(())
-        mse = F.mse_loss(a, b)
-        perceptual = perceptual_loss(self.vgg, a, b) if self.vgg is not None else zero
-        distance = self._lpips(rendering, target) if self.lpips is not None and lpips else zero
+        if weight is None and self.config.edge == 0:
+            mse = error = F.mse_loss(a, b)
+            edges = zero
+        else:
+            mse, error, edges = fused(pixel_errors, a.is_cuda)(a, b, weight, precise)
+        flat = a.flatten(0, 1), b.flatten(0, 1)
+        perceptual = perceptual_loss(self.vgg, *flat) if self.vgg is not None else zero
+        distance = zero
+        if self.lpips is not None and lpips:
+            views = (self.lpips_targets if lpips_targets is None else lpips_targets) or a.shape[1]
+            distance = self.lpips(a[:, :views].flatten(0, 1), b[:, :views].flatten(0, 1))
         alignment = zero if repa is None else repa
         c = self.config
-        total = c.mse * mse + c.perceptual * perceptual + c.lpips * distance + c.repa * alignment
+        total = (
+            c.mse * error
+            + c.perceptual * perceptual
+            + c.lpips * distance
+            + c.repa * alignment
+            + c.edge * edges
+        )
         parts = (mse, -10 * torch.log10(mse.detach()), perceptual, distance, alignment)
         return LossValues(total, *(part.detach() for part in parts))
-
-    def _lpips(self, rendering: Tensor, target: Tensor) -> Tensor:
-        assert self.lpips is not None
-        views = self.lpips_targets or rendering.shape[1]
-        a, b = (x[:, :views, :3].flatten(0, 1).float() for x in (rendering, target))
-        return self.lpips(a, b, normalize=True).float().mean()

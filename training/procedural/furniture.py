@@ -19,12 +19,14 @@ from .textures import TextureBank
 
 
 class _Furnisher:
-    def __init__(self, bank: TextureBank, dice: Dice, size: Tensor, busy: Tensor | None = None) -> None:
-        self.bank, self.dice, self.size, self.busy = bank, dice, size, busy
+    def __init__(
+        self, bank: TextureBank, dice: Dice, size: Tensor, busy: Tensor | None = None, photos: float = 0.0
+    ) -> None:
+        self.bank, self.dice, self.size, self.busy, self.photos = bank, dice, size, busy, photos
         self.builder = Builder()
 
     def material(self, role: str, count: int, fit: bool = False) -> Tensor:
-        return make_material(self.bank, self.dice, role, count, fit, self.busy)
+        return make_material(self.bank, self.dice, role, count, fit, self.busy, self.photos)
 
     def against_wall(self, count: int, depth: Tensor, share: float, gap: float = 0.01) -> Frame:
         """Place pieces with their backs (local +y, half depth [B, S]) against random walls."""
@@ -92,7 +94,7 @@ class _Furnisher:
         wide, high = 0.4 + 0.7 * u[..., 0], 0.4 + 0.5 * u[..., 1]
         middle = (0.75 + high + 0.3 * u[..., 2]).minimum(self.size[:, None, 2] - high - 0.05)
         frame = self.material("plain", 2)
-        view = self.material("picture", 2, fit=True)
+        view = self.material("view" if self.photos > 0 else "picture", 2, fit=True)
         view[..., 11] = 0.5 + 4 * u[..., 3] ** 2  # daylight
         place.put("box", (0.0, 0.01, middle), (wide + 0.06, 0.02, high + 0.06), frame)
         place.put("box", (0.0, -0.005, middle), (wide, 0.02, high), view)
@@ -341,19 +343,27 @@ class _Furnisher:
 
 
 def furnish(
-    bank: TextureBank, batch: int, generator: torch.Generator, device: torch.device | str, busy: float = 0.0
+    bank: TextureBank,
+    batch: int,
+    generator: torch.Generator,
+    device: torch.device | str,
+    busy: float = 0.0,
+    photos: float = 0.0,
 ) -> Room:
     """Draw `batch` furnished rooms on a device, deterministic by the (CPU) generator.
 
-    busy: share of rooms in which hardly a surface is plain.
+    busy: share of rooms in which hardly a surface is plain. photos: share of textures that are photographs, from a bank
+    that has some.
     """
+    if photos > 0 and "photo_view" not in bank.ranges:
+        raise ValueError("rooms with photographs need a texture bank with photographs: give a pack of assets")
     dice = Dice(batch, generator, device)
     u = dice(12)
     small = u[:, 11:12] < 0.25
     plan = 3.0 + 5.5 * u[:, :2]
     size = torch.cat([torch.where(small, 2.6 + 1.5 * u[:, :2], plan), 2.3 + 1.2 * u[:, 2:3] ** 1.5], 1)
     full = dice(1)[:, 0] < busy if busy > 0 else None
-    furnisher = _Furnisher(bank, dice, size, full)
+    furnisher = _Furnisher(bank, dice, size, full, photos)
     walls = furnisher.material("wall", 4)
     # Most rooms have one colour of wall, some an accent wall.
     same = (dice(4, 1) < 0.7) & (dice(1, 1) < 0.9)

@@ -1,8 +1,9 @@
 """Nearest hits of rays with a room's solids.
 
-Two ways lead to the same image. "dense" tests every ray against every object, a few objects at a time; "compiled" does
-it in one small compiled function: right for a GPU and many views of one shape. "windowed" tests each object only
-inside its bounding rectangle of each view: right for a CPU and few large views.
+Several ways lead to the same image. "dense" tests every ray against every object, a few objects at a time; "compiled"
+does it in one small compiled function. "tiled" is a Triton kernel that looks at what is in the cone of a tile's rays:
+right for a GPU. "windowed" tests each object only inside its bounding rectangle of each view: right for a CPU and few
+large views.
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ def compiled_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pick_method(method: str, device: torch.device) -> str:
-    """Turn "auto" into the method that suits a device: compiling pays on a GPU only."""
-    if method not in ("auto", "windowed", "dense", "compiled"):
-        raise ValueError(f"unknown method {method!r}: use 'auto', 'windowed', 'dense' or 'compiled'")
-    return method if method != "auto" else "compiled" if device.type == "cuda" else "windowed"
+    """Turn "auto" into the method that suits a device."""
+    if method not in ("auto", "windowed", "dense", "compiled", "tiled"):
+        raise ValueError(f"unknown method {method!r}: use 'auto', 'windowed', 'dense', 'compiled' or 'tiled'")
+    return method if method != "auto" else "tiled" if device.type == "cuda" else "windowed"
 
 
 def packed(room: Room) -> Tensor:

@@ -28,6 +28,7 @@ ROLES: dict[str, dict[str, float]] = {
     "thing": {"paint": 0.2, "print": 0.3, "leaves": 0.22, "photo": 0.16, "noise": 0.06, "fabric": 0.06},
     "leaf": {"noise": 0.4, "paint": 0.6},
     "plain": {"paint": 1.0},
+    "view": {"photo_view": 0.9, "photo": 0.1},  # what is seen through a window
 }
 
 
@@ -42,12 +43,33 @@ BUSY: dict[str, float] = {
 }
 
 
+# Photographs (photos.py) that stand for a generated kind, and how often they do, against the most frequent.
+PHOTOGRAPHED: dict[str, tuple[str, float]] = {
+    "paint": ("photo_wall", 0.3),
+    "noise": ("photo_rough", 1.0),
+    "leaves": ("photo_rough", 0.7),
+    "wood": ("photo_wood", 1.0),
+    "tiles": ("photo_tiles", 1.0),
+    "fabric": ("photo_fabric", 1.0),
+    "print": ("photo_picture", 0.7),
+    "photo": ("photo_picture", 1.0),
+    "photo_view": ("photo_view", 0.0),
+}
+
+
 def make_material(
-    bank: TextureBank, dice: Dice, role: str, count: int, fit: bool = False, busy: Tensor | None = None
+    bank: TextureBank,
+    dice: Dice,
+    role: str,
+    count: int,
+    fit: bool = False,
+    busy: Tensor | None = None,
+    photos: float = 0.0,
 ) -> Tensor:
     """Draw surface materials for a role, [B, count, 13] (columns: see room.py).
 
-    busy: bool [B], rooms two thirds of whose surfaces get a texture of BUSY.
+    busy: bool [B], rooms two thirds of whose surfaces get a texture of BUSY. photos: share of the generated textures
+    that photographs of the bank stand for.
     """
     shares = ROLES[role] if busy is None else ROLES[role] | {k: ROLES[role].get(k, 0.0) for k in BUSY}
     u = dice(count, 12)
@@ -57,6 +79,8 @@ def make_material(
     kind = torch.bucketize(u[..., 0].contiguous(), edges).clamp(max=len(shares) - 1)
     if busy is not None:
         kind = torch.where(busy[:, None] & (dice(count) < 2 / 3), _busy_kind(list(shares), dice(count)), kind)
+    if photos > 0:
+        kind, shares = _photographed(kind, shares, photos, dice(count))
 
     def by_kind(values: tuple[float, ...]) -> Tensor:
         return constant(values, device)[kind]
@@ -66,7 +90,8 @@ def make_material(
     tile = (first + (u[..., 1] * number).floor()).long().clamp(max=bank.tiles - 1)
     # Tiles with colours of their own keep them; the others only modulate a colour.
     coloured = ("print", "photo", "leaves", "wood", "tiles", "noise")
-    own = (by_kind(tuple(float(name in coloured) for name in shares)) > 0) & (u[..., 2] < 0.8)
+    own = by_kind(tuple(float(name in coloured or name.startswith("photo")) for name in shares)) > 0
+    own = own & (u[..., 2] < 0.8)
     tint = natural_colours(u[..., 3:7])
     if role == "leaf":
         tint = torch.stack([0.1 + 0.4 * u[..., 3], 0.2 + 0.5 * u[..., 4], 0.03 + 0.25 * u[..., 5]], -1)
@@ -82,7 +107,7 @@ def make_material(
     amount = torch.where(own | is_paint, 1.0, 0.15 + 0.75 * u[..., 8] ** 1.5)
     # A tile covers between 0.3 and 4 metres; fine fabric less.
     scale = 0.35 * 10 ** (u[..., 9] * 1.05)
-    fine = by_kind(tuple(float(name == "fabric") for name in shares)) > 0
+    fine = by_kind(tuple(float(name in ("fabric", "photo_fabric")) for name in shares)) > 0
     scale = torch.where(fine, 0.5 * scale, scale)
     shiny = (u[..., 10] < (0.6 if role in ("floor", "furniture", "thing") else 0.25)).float()
     out = torch.zeros(*tile.shape, MATERIAL, device=device)
@@ -96,6 +121,18 @@ def make_material(
     out[..., 10] = 8 * 30 ** u[..., 1]
     out[..., 12] = float(fit)
     return out
+
+
+def _photographed(
+    kind: Tensor, shares: dict[str, float], photos: float, u: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Replace a share of the kinds by photographs; returns numbers of the names of the second result."""
+    names = list(shares)
+    more = [name for name in dict.fromkeys(PHOTOGRAPHED[name][0] for name in names) if name not in names]
+    every = [*names, *more]
+    other = constant(tuple(every.index(PHOTOGRAPHED[name][0]) for name in names), u.device, torch.int64)
+    often = constant(tuple(photos * PHOTOGRAPHED[name][1] for name in names), u.device)
+    return torch.where(u < often[kind], other[kind], kind), shares | dict.fromkeys(more, 0.0)
 
 
 def _busy_kind(names: list[str], u: Tensor) -> Tensor:

@@ -254,10 +254,12 @@ def render_views(
     device = room.device
     c2w, fxfycxcy = c2w.to(device).float(), fxfycxcy.to(device).float()
     method = pick_method(method, device)
-    dense = method != "windowed"
+    dense, compiles = method != "windowed", method in ("compiled", "tiled")
+    if method == "tiled":
+        from .trace_tiles import trace_tiles  # needs Triton, which comes with PyTorch for GPUs only
 
     def run(function: Callable[..., Any]) -> Callable[..., Any]:
-        return compiled_once(function) if method == "compiled" else function
+        return compiled_once(function) if compiles and device.type == "cuda" else function
 
     total = torch.zeros(3, b, views, size[0] * size[1], device=device)
     depth = torch.full((b, views, size[0] * size[1]), FAR, device=device)
@@ -275,7 +277,10 @@ def render_views(
         # A lamp has a size: each ray of a pixel sees another point of it, which softens its shadow.
         spread = constant((0.16 * math.cos(2.4 * k), 0.16 * math.sin(2.4 * k), 0.0), device)
         lights = room.lights + (spread if supersampling > 1 else 0.0)
-        if dense:
+        if method == "tiled":
+            exit_ = run(leave_room)(o, d, room.size).reshape(depth.shape)
+            t, index = (x.flatten(1) for x in trace_tiles(room, c2w[..., :3, 3], d4, exit_, size))
+        elif dense:
             t, index = trace_dense(room, o, d, run(leave_room)(o, d, room.size), method == "compiled")
         else:
             parts = []
@@ -292,7 +297,13 @@ def render_views(
         lit = torch.ones_like(t)
         if shadows:
             start = point + 2e-3 * normal
-            if dense:
+            if method == "tiled":
+                lamp = lights[:, :1]
+                ray = (start - lamp[:, 0].T[:, :, None]).reshape(d4.shape)
+                whole = torch.full_like(depth, 0.998)
+                _, blocked = trace_tiles(room, lamp.expand(-1, views, -1), ray, whole, size)
+                lit = (blocked < 0).flatten(1).float()
+            elif dense:
                 ray = lights[:, 0].T[:, :, None] - start
                 _, blocked = trace_dense(room, start, ray, torch.ones_like(t), method == "compiled")
                 lit = (blocked < 0).float()

@@ -29,6 +29,7 @@ class SceneConfig:
     fov: horizontal field of view, smallest and largest, degrees. supersampling: rays per pixel and axis.
     shadows: trace the main lamp's shadows. noise: largest standard deviation of sensor noise, full scale = 1.
     exposure: largest relative change of exposure between views. busy: share of rooms with texture on most surfaces.
+    photos: share of textures that are photographs (needs a pack of assets).
     """
 
     fov: tuple[float, float] = (38.0, 95.0)
@@ -37,6 +38,7 @@ class SceneConfig:
     noise: float = 0.01
     exposure: float = 0.03
     busy: float = 0.0
+    photos: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def plan_scenes(
 
     The bank's catalogue is enough. generator: on the CPU.
     """
-    room = furnish(bank, batch, generator, bank.device, config.busy)
+    room = furnish(bank, batch, generator, bank.device, config.busy, config.photos)
     dice = Dice(batch, generator, bank.device, 4096)
     c2w, room = draw_walks(room, views, dice)
     fxfycxcy = draw_intrinsics(dice, views, size, config.fov)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +65,15 @@ class TextureBank:
 
 
 def make_texture_bank(
-    tiles: int = 1024, size: int = 128, seed: int = 0, device: torch.device | str = "cpu"
+    tiles: int = 1024,
+    size: int = 128,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    photos: Mapping[str, Tensor] | None = None,
 ) -> TextureBank:
     """Generate a bank of `tiles` square tiles of `size` pixels (a power of two), deterministic by seed and device.
+
+    photos: further kinds of tile, uint8 [n, 3, size, size] each, that are added as they are; see photos.py.
 
     Photographs come from scikit-image when it is installed (extra [train]); otherwise their share is drawn as dead
     leaves, which have nearly the statistics of photographs.
@@ -95,6 +102,11 @@ def make_texture_bank(
         ranges[kind] = (first, count)
         first += count
         parts.append(draw[kind](count, size, dice).clamp(0, 1))
+    for kind, pictures in (photos or {}).items():
+        ranges[kind] = (first, len(pictures))
+        first += len(pictures)
+        parts.append(pictures.to(device).float() / 255)
+    tiles = first
     level = torch.cat(parts)
     brightness = level.mean((1, 2, 3)).clamp_min(0.02)
     packed = []
