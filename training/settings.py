@@ -15,6 +15,7 @@ import yaml
 from elvsm_core import ModelConfig
 
 from .losses.objective import LossConfig
+from .procedural.mesh_scene import MeshConfig
 from .procedural.scenes import SceneConfig
 
 SCHEDULES = ("trapezoid", "constant", "cosine", "linear")
@@ -50,6 +51,32 @@ class Re10kSettings:
     scale_factor: float = 1.35
     workers: int = 8
     prefetch: int = 4
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Rooms of furniture meshes among the procedural scenes.
+
+    assets: folder that `python -m training.assets` wrote; share: of the drawn batches that are rooms of meshes; rays:
+    per pixel, 1, 2 or 4; ambient: rays of ambient light for each of these.
+    """
+
+    assets: str | None = None
+    share: float = 0.0
+    rays: int = 2
+    ambient: int = 1
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, f"data.meshes.share must be between 0 and 1, got {self.share}")
+        _require(
+            self.share == 0 or self.assets is not None,
+            "data.meshes.share asks for rooms of meshes: give data.meshes.assets, the folder of packed assets",
+        )
+        self.config()
+
+    def config(self) -> MeshConfig:
+        """Return how rooms of meshes are rendered."""
+        return MeshConfig(rays=self.rays, ambient=self.ambient)
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,7 @@ class DataSettings:
     views: images per scene, consecutive on its walk. draw_batch: scenes drawn at a time on each GPU; draw_every:
     gradient steps between draws; pool: scenes kept on each GPU, the oldest leave. workers: processes that furnish
     rooms ahead, for each GPU (0: none). tiles, texture_size: the texture bank. scenes: how rooms and cameras are drawn.
+    meshes: rooms of furniture meshes among them.
     """
 
     source: str = "procedural"
@@ -111,6 +139,7 @@ class DataSettings:
     texture_size: int = 256
     assets: str | None = None
     scenes: SceneConfig = field(default_factory=SceneConfig)
+    meshes: MeshSettings = field(default_factory=MeshSettings)
     re10k: Re10kSettings = field(default_factory=Re10kSettings)
     stores: tuple[StoreSettings, ...] = ()
 

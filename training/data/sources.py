@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from ..assets.packed import load_packed
+from ..procedural.mesh_bank import make_mesh_bank
 from ..procedural.photos import AssetPack, photo_tiles
 from ..procedural.pool import ENDLESS, ScenePool
 from ..procedural.scenes import SceneBatch
@@ -77,11 +79,13 @@ class ProceduralSource:
 
     def prepare(self) -> None:
         data, seed = self.settings.data, self.settings.seed
-        photos = None
+        photos = meshes = None
         if data.assets is not None:
             photos = photo_tiles(AssetPack(data.assets), data.texture_size, seed)
         bank = make_texture_bank(data.tiles, data.texture_size, seed * 77 + self.rank, self.device, photos)
-        self.pool = ScenePool(data, bank, seed * 10_000 + self.rank)
+        if data.meshes.share > 0 and data.meshes.assets is not None:
+            meshes = make_mesh_bank(load_packed(data.meshes.assets)).to(self.device)
+        self.pool = ScenePool(data, bank, seed * 10_000 + self.rank, meshes)
 
     def next(self, step: int) -> Sample:
         s = self.settings

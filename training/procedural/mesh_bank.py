@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.assets.packed import Packed, decode
-
+from ..assets.packed import Packed, decode
 from .mesh_tracer import WORDS, build_hierarchy, words
 
 LEAF = 4  # triangles

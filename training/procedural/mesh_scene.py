@@ -17,6 +17,7 @@ from .mesh_tracer import SAMPLE_WORDS, VIEW_WORDS, WORDS, Caller, build_hierarch
 from .scenes import SceneBatch
 
 MESH_UV, LOCAL_METRES, WORLD_METRES, PANORAMA = range(4)
+HORIZON = 200.0  # metres: depth of what is open to all sides, so that it can be reprojected
 MOST_LIGHTS = 6  # as in tracer/5_kernels.cuh
 
 
@@ -367,6 +368,7 @@ def render_mesh_plan(
             render_tables(bank, tables, plan.c2w[rows], plan.fxfycxcy[rows], plan.size, tone, config)[:2]
         )
     images, depth = (torch.cat(x) for x in zip(*parts, strict=True))
+    depth = depth.clamp_max(HORIZON)
     if plan.grain:
         grain = torch.Generator(device=bank.device).manual_seed(plan.grain)
         white = torch.randn(images.shape, generator=grain, device=bank.device, dtype=torch.float16)
