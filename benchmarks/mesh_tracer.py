@@ -46,9 +46,8 @@ def compare(cpu: SceneBatch, gpu: SceneBatch) -> bool:
     depth = (cpu.depth - gpu.depth.cpu()).abs() / cpu.depth
     far, differ = float((depth > 1e-3).float().mean()), float((grey > 4).float().mean())
     print(
-        f"GPU against CPU: depth differs by more than 0.1 % in {far:.3%} of the pixels,
-        colour by more than 4 grey levels "
-        f"in {differ:.3%}, on average by {float(grey.float().mean()):.3f}"
+        f"GPU against CPU: depth differs by more than 0.1 % in {far:.3%} of the pixels, "
+        f"colour by more than 4 grey levels in {differ:.3%}, on average by {float(grey.float().mean()):.3f}"
     )
     return far < 0.005 and differ < 0.01
 
@@ -139,7 +138,7 @@ def main() -> int:
         cost = time_render(bank, drawn, config, 3 if on_gpu else 1)
         each = config.rays * (1 + config.ambient + int(config.shadows))
         print(
-            f"{config.rays} rays a pixel, {config.ambient} of ambient light and {int(config.shadows)} to a lamp for each: "
+            f"{config.rays} rays a pixel, each with {config.ambient} ambient and {int(config.shadows)} to a lamp: "
             f"{cost:.3f} ms a view of {drawn.size[1]}x{drawn.size[0]}, {each * pixels / cost / 1e3:.1f} Mrays/s",
             flush=True,
         )

@@ -1,10 +1,11 @@
-"""Measure renders against the true images: procedural scenes, a walk on disk, or RealEstate10K as published.
+"""Measure renders against the true images: drawn scenes, a walk on disk, or RealEstate10K as published.
 
 python -m training.evaluate --checkpoint demo --data procedural
+python -m training.evaluate --checkpoint demo --data meshes --assets packed/
 python -m training.evaluate --checkpoint demo --data path/to/walk --frames 200:250 --context 2,4 --lpips
 torchrun --nproc-per-node 8 -m training.evaluate --checkpoint FILE --data RE10K --index evaluation_index_re10k.json
 
-The first two also measure a copy of the nearest context view. The third is the published protocol; it goes on where
+The first three also measure a copy of the nearest context view. The last is the published protocol; it goes on where
 it was interrupted. --incremental adds the views one by one instead and measures quality and latency after each.
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 import elvsm_core as ec
 
+from .evaluation.mesh_scenes import mesh_test_scenes, open_bank
 from .evaluation.registration import shifted_psnr
 from .procedural.scenes import SceneBatch, SceneConfig, draw_scenes, make_texture_bank
 
@@ -214,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data",
         default="procedural",
-        help="'procedural', RealEstate10K, or one scene of any format that elvsm_dataset reads",
+        help="'procedural', 'meshes', RealEstate10K, or one scene of any format that elvsm_dataset reads",
     )
     add("--device", default="auto")
     add("--inputs", type=int, help="input views of a scene (procedural: 4, RealEstate10K: 2)")
@@ -236,7 +238,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--lpips-weights", help="its weights: a file, or the folder that holds it")
     group = parser.add_argument_group("procedural scenes and walks")
-    group.add_argument("--scenes", type=int, default=200, help="number of procedural scenes")
+    group.add_argument("--scenes", type=int, default=200, help="number of drawn scenes")
+    group.add_argument("--assets", help="for 'meshes': the folder that `python -m training.assets` wrote")
     group.add_argument("--frames", help="FIRST:LAST target frames of the walk (LAST excluded)")
     group.add_argument(
         "--context", default="2,4", help="context frames: distances before and after the target"
@@ -286,6 +289,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _beside_nearest(args: argparse.Namespace) -> str:
+    if args.data == "meshes" and args.assets is None:
+        raise DataError("--data meshes needs --assets, the folder that `python -m training.assets` wrote")
     model = ec.load_model(args.checkpoint, device=args.device)
     size = args.image_size or model.config.image_size
     model.check_size(size)
@@ -296,6 +301,11 @@ def _beside_nearest(args: argparse.Namespace) -> str:
         scenes = procedural_scenes(args.scenes, size, inputs)
         sample = scenes.images, scenes.c2w, scenes.fxfycxcy
         label = f"procedural, {args.scenes} scenes, {inputs} inputs"
+    elif args.data == "meshes":
+        inputs = 4 if args.inputs is None else args.inputs
+        scenes = mesh_test_scenes(open_bank(args.assets, model.device), args.scenes, size, inputs)
+        sample = scenes.images, scenes.c2w, scenes.fxfycxcy
+        label = f"rooms of meshes, {args.scenes} scenes, {inputs} inputs"
     else:
         from .evaluation.walks import load_scene
 

@@ -57,6 +57,7 @@ def test_negative_numbers_quads_and_missing_normals_are_read(tmp_path):
 
 
 def test_a_large_model_is_simplified_and_keeps_its_shape_and_texture(tmp_path):
+    pytest.importorskip("fast_simplification", reason="extra [train]")
     n = 80
     lines = [f"v {x / n} {y / n} {0.05 * np.sin(9 * x / n)}" for y in range(n + 1) for x in range(n + 1)]
     lines += [f"vt {x / n} {y / n}" for y in range(n + 1) for x in range(n + 1)]

@@ -10,6 +10,8 @@ import torch
 from training.assets.packed import load_packed
 from training.assets.packer import Packer
 from training.assets.sources import Library, Pack
+from training.evaluate import main
+from training.evaluation.mesh_scenes import mesh_test_scenes
 from training.procedural.mesh_bank import make_mesh_bank
 from training.procedural.mesh_materials import Stylist
 from training.procedural.mesh_rooms import plan_mesh_scenes, room_scene, world_scene
@@ -184,6 +186,28 @@ def test_the_pool_mixes_kinds_of_scenes_and_repeats_them(bank, folder):
     again = ScenePool(settings, textures, 4, bank)
     assert torch.equal(pool.images, again.images) and torch.equal(pool.c2w, again.c2w)
     assert (pool.images.float().std((1, 2, 3, 4)) > 1).all()
+
+
+def test_the_test_set_is_fixed_and_evaluated(bank, folder, capsys):
+    first, longer = mesh_test_scenes(bank, 1, (16, 16), 2, 1), mesh_test_scenes(bank, 1, (16, 16), 2, 1)
+    assert torch.equal(first.images, longer.images) and first.images.shape == (1, 3, 3, 16, 16)
+    arguments = [
+        "--data",
+        "meshes",
+        "--scenes",
+        "1",
+        "--inputs",
+        "2",
+        "--image-size",
+        "16",
+        "--device",
+        "cpu",
+    ]
+    assert main([*arguments, "--assets", str(folder)]) == 0
+    assert "rooms of meshes, 1 scenes, 2 inputs at 16x16: render" in capsys.readouterr().out
+    assert main(arguments) == 2 and "--assets" in capsys.readouterr().err
+    assert main([*arguments, "--assets", str(folder / "nowhere")]) == 2
+    assert "holds no packed assets" in capsys.readouterr().err
 
 
 def test_settings_of_meshes_are_checked():

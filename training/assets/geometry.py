@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from .sources import AssetError
+
 SMOOTH = math.cos(math.radians(46))  # faces that meet at less are smooth
 
 
@@ -122,7 +124,10 @@ def simplify(mesh: Mesh, limit: int) -> Mesh:
     """
     if len(mesh) <= limit:
         return mesh
-    import fast_simplification
+    try:
+        import fast_simplification
+    except ImportError as error:
+        raise AssetError("large meshes need fast-simplification: pip install '.[train]'") from error
 
     share = limit / len(mesh)
     parts = []
