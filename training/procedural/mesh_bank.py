@@ -3,6 +3,7 @@ levels."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -81,51 +82,49 @@ class MeshBank:
         )  # fmt: skip
 
 
-class _Tables:
-    """Grows the tables mesh by mesh."""
+@dataclass(frozen=True)
+class _Rows:
+    """A mesh's rows of the tables; nodes and triangles count from its own first one."""
 
-    def __init__(self) -> None:
-        self.nodes: list[NDArray[Any]] = []
-        self.triangles: list[NDArray[Any]] = []
-        self.corners: list[NDArray[Any]] = []
-        self.node_count = self.triangle_count = 0
+    nodes: NDArray[Any]
+    triangles: NDArray[Any]
+    corners: NDArray[Any]
 
-    def add(
-        self,
-        position: NDArray[np.float32],
-        normal: NDArray[np.float32],
-        uv: NDArray[np.float32],
-        slot: NDArray[Any],
-        number: int,
-    ) -> int:
-        """Add a mesh of triangles [n, 3, ...] and return its root."""
-        nodes, order = build_hierarchy(
-            position.min(1) - 1e-6, position.max(1) + 1e-6, LEAF, self.node_count, self.triangle_count
-        )
-        p, t = position[order], uv[order]
-        e1, e2 = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
-        f1, f2 = t[:, 1] - t[:, 0], t[:, 2] - t[:, 0]
-        area = np.linalg.norm(np.cross(e1, e2), axis=-1)
-        density = np.sqrt(np.abs(f1[:, 0] * f2[:, 1] - f1[:, 1] * f2[:, 0]) / np.maximum(area, 1e-12))
-        rows = np.zeros((len(p), WORDS["triangle"]), np.float32)
-        rows[:, 0:3], rows[:, 4:7], rows[:, 8:11], rows[:, 7] = p[:, 0], e1, e2, density
-        rows.view(np.int32)[:, 3], rows.view(np.int32)[:, 11] = slot[order], number
-        corners = np.zeros((len(p), 3, WORDS["corner"]), np.float32)
-        corners.view(np.int32)[..., 0] = pack_normals(normal[order])
-        corners[..., 1:] = t
-        root = self.node_count
-        self.nodes.append(nodes)
-        self.triangles.append(rows)
-        self.corners.append(corners.reshape(-1, WORDS["corner"]))
-        self.node_count += len(nodes)
-        self.triangle_count += len(p)
-        return root
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            "nodes": words(np.concatenate(self.nodes)), "triangles": words(np.concatenate(self.triangles)),
-            "corners": words(np.concatenate(self.corners)),
-        }  # fmt: skip
+def _rows_of(
+    position: NDArray[np.float32],
+    normal: NDArray[np.float32],
+    uv: NDArray[np.float32],
+    slot: NDArray[Any],
+    number: int,
+) -> _Rows:
+    """Build the rows of a mesh of triangles: position, normal [n, 3, 3], uv [n, 3, 2], slot [n]."""
+    nodes, order = build_hierarchy(position.min(1) - 1e-6, position.max(1) + 1e-6, LEAF)
+    p, t = position[order], uv[order]
+    e1, e2 = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
+    f1, f2 = t[:, 1] - t[:, 0], t[:, 2] - t[:, 0]
+    area = np.linalg.norm(np.cross(e1, e2), axis=-1)
+    density = np.sqrt(np.abs(f1[:, 0] * f2[:, 1] - f1[:, 1] * f2[:, 0]) / np.maximum(area, 1e-12))
+    rows = np.zeros((len(p), WORDS["triangle"]), np.float32)
+    rows[:, 0:3], rows[:, 4:7], rows[:, 8:11], rows[:, 7] = p[:, 0], e1, e2, density
+    rows.view(np.int32)[:, 3], rows.view(np.int32)[:, 11] = slot[order], number
+    corners = np.zeros((len(p), 3, WORDS["corner"]), np.float32)
+    corners.view(np.int32)[..., 0] = pack_normals(normal[order])
+    corners[..., 1:] = t
+    return _Rows(nodes, rows, corners.reshape(-1, WORDS["corner"]))
+
+
+def _join(meshes: Sequence[_Rows]) -> tuple[dict[str, Tensor], list[int]]:
+    """Put meshes behind each other; return the tables and the first node of each."""
+    roots, node, triangle = [], 0, 0
+    for m in meshes:
+        child = m.nodes.view(np.int32)[:, 12:14]
+        child[:] = np.where(child >= 0, child + node, ~(~child + 8 * triangle))
+        roots.append(node)
+        node += len(m.nodes)
+        triangle += len(m.triangles)
+    names = ("nodes", "triangles", "corners")
+    return {name: words(np.concatenate([getattr(m, name) for m in meshes])) for name in names}, roots
 
 
 def pack_normals(normal: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -159,10 +158,6 @@ def make_mesh_bank(
 
     labels: which meshes to take, by their label (None: all). most_images: of each kind, for tests (None: all).
     """
-    tables = _Tables()
-    shapes = [
-        Shape(name, "solid", tables.add(*_solid(name), k), *_SOLID_BOX[name]) for k, name in enumerate(SOLIDS)
-    ]
     rows, blocks, names, means, aspects = [], [np.full(1, -1, np.int32)], ["white"], [(1.0, 1.0, 1.0)], [1.0]
     rows.append((0, 1, 1, 1))
     texels = 1
@@ -185,12 +180,24 @@ def make_mesh_bank(
             names.append(entry["name"])
             means.append(tuple(entry["mean"]))
             aspects.append(entry["aspect"])
-        shapes += [_packed_shape(packed, k, tables, len(shapes) + i, number_of) for i, k in enumerate(wanted)]
+    makers: list[Any] = [functools.partial(_rows_of, *_solid(name), k) for k, name in enumerate(SOLIDS)]
+    if packed is not None:
+        makers += [functools.partial(_packed_rows, packed, k, len(SOLIDS) + i) for i, k in enumerate(wanted)]
+    with ThreadPoolExecutor() as threads:  # NumPy and the C++ part leave the interpreter free
+        tables, roots = _join(list(threads.map(lambda make: make(), makers)))
+    shapes = [
+        Shape(name, "solid", root, *_SOLID_BOX[name]) for name, root in zip(SOLIDS, roots, strict=False)
+    ]
+    if packed is not None:
+        shapes += [
+            _packed_shape(packed, k, root, number_of)
+            for k, root in zip(wanted, roots[len(SOLIDS) :], strict=True)
+        ]
     roles: dict[str, list[int]] = {}
     for number, shape in enumerate(shapes):
         roles.setdefault(shape.role, []).append(number)
     layouts = _layouts(packed, wanted) if packed is not None else {}
-    filled = tables.tensors() | {
+    filled = tables | {
         "textures": torch.tensor(rows, dtype=torch.int32),
         "texels": torch.from_numpy(np.concatenate(blocks)),
     }
@@ -223,12 +230,17 @@ def _chosen(packed: Packed, labels: Sequence[str] | None) -> list[int]:
     return [k for k, label in enumerate(known) if label in set(labels)]
 
 
-def _packed_shape(packed: Packed, k: int, tables: _Tables, number: int, number_of: dict[int, int]) -> Shape:
-    entry = packed.catalogue["meshes"][k]
+def _packed_rows(packed: Packed, k: int, number: int) -> _Rows:
     faces = slice(packed.first_face[k], packed.first_face[k + 1])
     index = packed.face[faces]
-    position, normal, uv = packed.position[index], packed.normal[index], packed.uv[index]
-    root = tables.add(position, normal, uv, packed.slot[faces], number)
+    return _rows_of(
+        packed.position[index], packed.normal[index], packed.uv[index], packed.slot[faces], number
+    )
+
+
+def _packed_shape(packed: Packed, k: int, root: int, number_of: dict[int, int]) -> Shape:
+    entry = packed.catalogue["meshes"][k]
+    position = packed.position[packed.face[packed.first_face[k] : packed.first_face[k + 1]]]
     materials = []
     cutout = False
     for m in entry["materials"]:
