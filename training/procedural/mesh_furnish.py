@@ -54,6 +54,7 @@ class Furnisher:
         self.supports: list[tuple[Piece, float]] = []  # with how likely something stands on it
         self.theme = str(rng.choice([*THEMES, "any"], p=[0.28, 0.16, 0.17, 0.19, 0.06, 0.14]))
         self.lit = bool(rng.random() < 0.75)
+        self.choices: dict[tuple[tuple[str, ...], float], tuple[list[int], NDArray[np.float64]]] = {}
         for wall in plan.walls:
             for o in wall.openings:
                 if o.kind != "window":  # a door needs room
@@ -70,21 +71,21 @@ class Furnisher:
 
     def choose(self, *roles: str, most: float = 9.0) -> int | None:
         """Return a mesh of a role, rather one of the room's theme; most: its longest side, metres."""
-        rng = self.rng
-        numbers = [
-            n
-            for role in roles
-            for n in self.bank.roles.get(role, ())
-            if max(self.bank.shapes[n].size) <= most
-        ]
-        if not numbers:
-            return None
-        shares = np.array(
-            [1.0 if self.theme in ("any",
-            self.bank.shapes[n].category) else 0.5 if self.bank.shapes[n].category == "Miscellaneous" else 0.1
-             for n in numbers]
-        )  # fmt: skip
-        return int(rng.choice(numbers, p=shares / shares.sum()))
+        key = (roles, most)
+        if key not in self.choices:
+            numbers = [
+                n
+                for role in roles
+                for n in self.bank.roles.get(role, ())
+                if max(self.bank.shapes[n].size) <= most
+            ]
+            kinds = [self.bank.shapes[n].category for n in numbers]
+            shares = [
+                1.0 if self.theme in ("any", k) else 0.5 if k == "Miscellaneous" else 0.1 for k in kinds
+            ]
+            self.choices[key] = (numbers, np.cumsum(shares))
+        numbers, total = self.choices[key]
+        return numbers[int(np.searchsorted(total, self.rng.random() * total[-1]))] if numbers else None
 
     def put(
         self, number: int, at: Any, z: float, yaw_back: Any, *, group: int | None = None, solid: bool = False,

@@ -101,7 +101,10 @@ class Stylist:
         paint = kind in ("wall", "ceiling") and (plain or rng.random() < 0.35)
         tint: Sequence[float]
         if paint or number < 0:
-            tint, gain, amount = self.colour(pale or 0.85), 1 / mean, float(0.25 + 0.75 * rng.random())
+            # The texture gives structure, the paint its colour.
+            hue = self.bank.texture_mean[number] / mean if number >= 0 else np.ones(3)
+            tint = np.clip(np.array(self.colour(pale or 0.85)) / np.clip(hue, 0.3, 3), 0.02, 1).tolist()
+            gain, amount = 1 / mean, float(0.25 + 0.75 * rng.random())
         else:
             tint = tuple(float(x) for x in np.clip(1 + 0.2 * (rng.random(3) - 0.6), 0.6, 1.0))
             gain, amount = float(np.clip(0.45 / mean, 0.8, 1.5)) if rng.random() < 0.5 else 1.0, 1.0
