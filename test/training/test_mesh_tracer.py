@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from training.procedural.mesh_bank import SOLIDS, make_mesh_bank
+from training.procedural.mesh_floorplan import BOX, CYLINDER, QUAD, SPHERE, block, frame, quad
 from training.procedural.mesh_scene import (
     MESH_UV,
     WORLD_METRES,
@@ -20,7 +21,6 @@ from training.procedural.mesh_scene import (
     material,
     render_tables,
 )
-from training.procedural.mesh_shell import BOX, CYLINDER, QUAD, SPHERE, block, frame, quad
 from training.procedural.mesh_tracer import FAR, build_hierarchy
 from training.procedural.walks import look
 

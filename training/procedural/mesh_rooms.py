@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .mesh_bank import MeshBank
+from .mesh_floorplan import QUAD, RoomPlan, draw_plan, quad
 from .mesh_furnish import make_room
 from .mesh_materials import Stylist
 from .mesh_scene import LOCAL_METRES, HostWorld, Light, MeshPlan, Scene, Surroundings, join_tables, material
-from .mesh_shell import QUAD, RoomPlan, draw_plan, quad
 from .rng import Dice
 from .room import Room
 from .scenes import SceneConfig

@@ -118,6 +118,10 @@ class Caller:
 
     def host(self, function: str, *arguments: Tensor | int | float) -> None:
         """Run a function of the CPU's library (tracer/7_host.cuh); the tables must be there."""
+        if self.device.type != "cpu":
+            raise ValueError(
+                f"scenes are furnished on the CPU, the bank is on {self.device}: use bank.catalogue()"
+            )
         getattr(host_library(), function)(*(_argument(v) for v in [*self.tables, *arguments]))
 
     def __call__(
