@@ -24,9 +24,16 @@ from .cameras import Camera
 from .frame import SceneFrame
 
 FORMAT = "elvsm-scene"
-VERSION = 1
-DTYPES = {"T_world_cam": "F64", "fxfycxcy_stamp": "F64", "ids": "I64", "images": "U8"}
-"""The tensors of a file, in the order in which they are written and hashed."""
+VERSION = 2
+"""The first version has no pictures; it is read, too."""
+DTYPES = {
+    "T_world_cam": "F64", "fxfycxcy_stamp": "F64", "ids": "I64", "lens_size": "F64", "images": "U8", "pictures": "U8",
+}  # fmt: skip
+"""The tensors of a file, in the order in which they are written and hashed.
+
+lens_size: fx, fy, cx, cy, height, width of the pictures, which follow each other in one row; zeros where there is none.
+"""
+IN_FIRST_VERSION = ("T_world_cam", "fxfycxcy_stamp", "ids", "images")
 LAST_ID = 2**31
 """The largest next_id that is read: seven years of ten keyframes a second. Ids must have room to continue."""
 HEAD_START = 4096
@@ -41,11 +48,25 @@ class SceneFileError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Keyframe:
-    """What is kept of a view: image uint8 [H, W, 3] at the scene's size, its camera, its stamp in seconds."""
+    """What is kept of a view: image uint8 [H, W, 3] at the scene's size, its camera, its stamp in seconds.
+
+    picture: uint8 [h, w, 3], all that the camera saw, for renders with detail; None: it would be no finer than the
+    image. lens: fx, fy, cx, cy of it, pixels.
+    """
 
     image: Tensor
     camera: Camera
     stamp: float | None
+    picture: Tensor | None = None
+    lens: tuple[float, float, float, float] | None = None
+
+    @property
+    def finest(self) -> tuple[Tensor, Camera]:
+        """The picture and its camera, or else the image and its."""
+        if self.picture is None or self.lens is None:
+            return self.image, self.camera
+        height, width = self.picture.shape[:2]
+        return self.picture, Camera(*self.lens, width, height, self.camera.T_world_cam)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +107,9 @@ def write_scene(path: str | os.PathLike[str], scene: StoredScene, metadata: Mapp
         "T_world_cam": np.array([k.camera.T_world_cam for k in kept], np.float64).reshape(-1, 4, 4),
         "fxfycxcy_stamp": np.array(numbers, np.float64).reshape(-1, 5),
         "ids": np.array(list(scene.views), np.int64),
+        "lens_size": np.array([_lens_size(k) for k in kept], np.float64).reshape(-1, 6),
     }
+    pictures = [k.picture for k in kept if k.picture is not None]
     header = {
         "version": VERSION,
         "image_size": [height, width],
@@ -96,7 +119,12 @@ def write_scene(path: str | os.PathLike[str], scene: StoredScene, metadata: Mapp
         "extra": dict(scene.extra),
     }
     text = json.dumps(header, sort_keys=True)
-    shapes = {**{name: array.shape for name, array in small.items()}, "images": (count, height, width, 3)}
+    shapes = {
+        **{name: array.shape for name, array in small.items()},
+        "images": (count, height, width, 3),
+        "pictures": (sum(picture.numel() for picture in pictures),),
+    }
+    large = {"images": [k.image for k in kept], "pictures": pictures}
     entries = {**metadata, "format": FORMAT, "scene": text}
     with atomic.replacing(path) as file:
         # The hash is known at the end, and its place is at the start: a dummy holds it.
@@ -104,7 +132,7 @@ def write_scene(path: str | os.PathLike[str], scene: StoredScene, metadata: Mapp
         digest = hashlib.sha256(text.encode())
         for name, shape in shapes.items():
             digest.update(_label(name, shape))
-            for array in [small[name]] if name in small else (k.image.numpy() for k in kept):
+            for array in [small[name]] if name in small else (image.numpy() for image in large[name]):
                 data = np.ascontiguousarray(array).data
                 digest.update(data)
                 file.write(data)
@@ -136,6 +164,12 @@ def _head(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) ->
     text = json.dumps(content).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
+
+
+def _lens_size(keyframe: Keyframe) -> list[float]:
+    if keyframe.picture is None or keyframe.lens is None:
+        return [0.0] * 6
+    return [*keyframe.lens, *keyframe.picture.shape[:2]]
 
 
 def _label(name: str, shape: tuple[int, ...]) -> bytes:

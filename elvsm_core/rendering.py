@@ -28,11 +28,16 @@ class Rendering:
 
     images: uint8 [M, H, W, 3]. support: float32 [M] in [0, 1], the share of each target's field of view that
     the used keyframes look into (0: the picture is invention). views: ids of the keyframes used.
+    With detail (see `Scene.render`) also depth: float32 [M, H, W], metres along z, and confidence: float32 [M, H, W] in
+    [0, 1], how far the picture and its depth are the keyframes' own (0: the picture is the network's, and the depth a
+    guess); otherwise None.
     """
 
     images: NDArray[np.uint8]
     support: NDArray[np.float32]
     views: list[int]
+    depth: NDArray[np.float32] | None = None
+    confidence: NDArray[np.float32] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cache import ViewCache
 from .cameras import Camera, check_pose
+from .detail.request import DETAIL_SIZE, detailed, keep_picture, network_cameras
 from .engine import camera_numbers, make_engine
 from .frame import SceneFrame, common_motion
 from .frame_policy import FramePolicy
@@ -49,6 +50,8 @@ class Scene:
     frame: a SceneFrame that stays; None: one that is chosen from the first keyframes, and anew (`policy`)
     when the camera has left the range that the model knows.
     max_keyframes: images kept on the host; when there are more, the most redundant one is evicted. None: all.
+    detail_size: longer side, pixels, of the pictures that are kept beside the images for renders with detail; each
+    takes 3 bytes a pixel on the host, 0.9 MB at 640x480. 0: none are kept, and such renders use the images.
     engine: "fused" (CUDA: fused kernels and CUDA graphs, see `warm_up`), "eager" (the model as it is), or
     "auto", the fastest for the device. All are exact: a scene that was edited renders what a fresh one does.
 
@@ -68,7 +71,10 @@ class Scene:
         max_keyframes: int | None = None,
         policy: FramePolicy | None = None,
         engine: str = "auto",
+        detail_size: int = DETAIL_SIZE,
     ) -> None:
+        if detail_size < 0:
+            raise SceneError(f"detail_size must be 0 or a number of pixels, got {detail_size}")
         if max_keyframes is not None and max_keyframes < 1:
             raise SceneError(f"max_keyframes must be at least 1, got {max_keyframes}")
         self.model = model
@@ -91,6 +97,7 @@ class Scene:
         self._frame = frame
         self._policy = policy or FramePolicy()
         self._max_keyframes = max_keyframes
+        self._detail_size = detail_size
         self._keyframes = KeyframeStore()
         self._next_id = 0
         self._lock = threading.RLock()
@@ -155,8 +162,10 @@ class Scene:
                 self._encode(
                     views[fit], [one.camera for one in prepared[fit]], [one.image for one in prepared[fit]]
                 )
-                stamps = [stamp for _, _, stamp in items]
-                kept = [Keyframe(p.keep(), p.camera, at) for p, at in zip(prepared, stamps, strict=True)]
+                kept = [
+                    Keyframe(one.keep(), one.camera, stamp, *self._picture(image, camera))
+                    for one, (image, camera, stamp) in zip(prepared, items, strict=True)
+                ]
             except BaseException:  # out of device memory, say
                 self._pager.release(views)
                 self._set_frame(frame)
@@ -178,7 +187,7 @@ class Scene:
             prepared = self._engine.prepare(image, camera)
             try:
                 self._encode([view], [prepared.camera], [prepared.image])
-                kept = Keyframe(prepared.keep(), prepared.camera, old.stamp)
+                kept = Keyframe(prepared.keep(), prepared.camera, old.stamp, *self._picture(image, camera))
             except BaseException:
                 self._pager.release([view], stale=True)  # its slot may hold the new image
                 raise
@@ -213,6 +222,7 @@ class Scene:
         *,
         max_keyframes: int | None = None,
         policy: FramePolicy | None = None,
+        detail_size: int = DETAIL_SIZE,
     ) -> Scene:
         """Read a scene that `save` wrote, ids included. Any model will do: views are encoded when needed.
 
@@ -227,6 +237,7 @@ class Scene:
             stored.frame if stored.fixed_frame else None,
             max_keyframes=max_keyframes,
             policy=policy,
+            detail_size=detail_size,
         )
         scene.adopt(scene.unpack(stored))
         return scene
@@ -349,14 +360,34 @@ class Scene:
             views, _ = choose(self._keyframes, cameras, self._limit(max_views))
             return Plan(tuple(views), self._frame_for(views, cameras))
 
-    def render(self, cameras: Sequence[Camera], max_views: int | None = None) -> Rendering:
+    def render(
+        self,
+        cameras: Sequence[Camera],
+        max_views: int | None = None,
+        *,
+        detail: bool = False,
+        plan: Plan | None = None,
+    ) -> Rendering:
         """Render the scene as the given cameras would see it.
 
         cameras: one or more, all of one size in pixels. max_views: use only the most useful keyframes for
-        this request; None: as many as there are, `capacity` at most. Raises SceneError for an empty scene, no
-        cameras, cameras of different sizes.
+        this request; None: as many as there are, `capacity` at most. plan: see `render_async`. Raises SceneError for
+        an empty scene, no cameras, cameras of different sizes.
+
+        detail: search for depth, and show the keyframes' own pixels where they agree with each other and with the
+        network (elvsm_core.detail); the network renders at about its own size then, however large the cameras are.
         """
-        return self.render_async(cameras, max_views).result()
+        if not detail:
+            return self.render_async(cameras, max_views, plan).result()
+        check_request(cameras, max_views)
+        with self._lock:
+            self._check_filled()
+            plan = plan or self.plan(cameras, max_views)
+            used = [self.keyframe(view) for view in plan.views]
+            small = network_cameras(cameras, self.image_size, self.model.config.patch_size)
+            images = self.render_tensor(small, plan=plan)
+        support = support_by([keyframe.camera for keyframe in used], cameras)()
+        return detailed(images, [one.finest for one in used], cameras, support, list(plan.views))
 
     def render_async(
         self, cameras: Sequence[Camera], max_views: int | None = None, plan: Plan | None = None
@@ -406,6 +437,12 @@ class Scene:
                         raise
                     if len(views) > self.capacity:
                         plan, max_views = None, self.capacity
+
+    def _picture(
+        self, image: ImageLike, camera: Camera
+    ) -> tuple[Tensor | None, tuple[float, float, float, float] | None]:
+        """Return what is kept of an image for detail, and its fx, fy, cx, cy."""
+        return keep_picture(image, camera, self._detail_size, self.image_size, self.model.device)
 
     def _check_filled(self) -> None:
         if not len(self._keyframes):

@@ -25,6 +25,7 @@ from .frame import SceneFrame
 from .persistence import (
     DTYPES,
     FORMAT,
+    IN_FIRST_VERSION,
     LAST_ID,
     MAX_KEYFRAMES,
     VERSION,
@@ -97,14 +98,19 @@ def _read(path: Path, file: BinaryIO) -> StoredScene:
     _check_version(path, header["version"])
     height, width = (_whole(value, MAX_SIDE) for value in header["image_size"])
     count = _whole(head["ids"]["shape"][0], 2**62)
-    shapes = {
-        "T_world_cam": (count, 4, 4), "fxfycxcy_stamp": (count, 5), "ids": (count,),
-        "images": (count, height, width, 3),
+    every: dict[str, tuple[int, ...]] = {
+        "T_world_cam": (count, 4, 4), "fxfycxcy_stamp": (count, 5), "ids": (count,), "lens_size": (count, 6),
+        "images": (count, height, width, 3), "pictures": (),
     }  # fmt: skip
+    if header["version"] > 1:
+        every["pictures"] = (_whole(head["pictures"]["shape"][0], 2**62),)
+    shapes = {name: every[name] for name in (DTYPES if header["version"] > 1 else IN_FIRST_VERSION)}
     _check_extent(path, head, shapes, size - start)
     digest = hashlib.sha256(text.encode())
-    small: dict[str, NDArray[Any]] = {}
-    for name in ("T_world_cam", "fxfycxcy_stamp", "ids"):
+    small: dict[str, NDArray[Any]] = {"lens_size": np.zeros((count, 6))}
+    for name in shapes:
+        if name in ("images", "pictures"):
+            continue
         array = np.empty(shapes[name], np.int64 if DTYPES[name] == "I64" else np.float64)
         _fill(path, file, array)
         digest.update(_label(name, shapes[name]))
@@ -118,9 +124,31 @@ def _read(path: Path, file: BinaryIO) -> StoredScene:
         _fill(path, file, image.numpy())
         digest.update(image.numpy().data)
         images.append(image)
+    if "pictures" in shapes:
+        digest.update(_label("pictures", shapes["pictures"]))
+    pictures = _pictures(path, file, digest, small["lens_size"], shapes.get("pictures", (0,)))
     if metadata.get("sha256") != digest.hexdigest():
         raise SceneFileError(f"{path} is damaged: its content does not match its SHA-256; restore a copy")
-    return _scene(header, small, images)
+    return _scene(header, small, images, pictures)
+
+
+def _pictures(
+    path: Path, file: BinaryIO, digest: Any, lens_size: NDArray[Any], shape: tuple[int, ...]
+) -> list[Tensor | None]:
+    """Read the pictures of these sizes, which follow each other in one row of bytes; None where there is none."""
+    sizes = [(_whole(int(h), MAX_SIDE), _whole(int(w), MAX_SIDE)) for h, w in lens_size[:, 4:].tolist()]
+    if shape[0] != sum(h * w * 3 for h, w in sizes):
+        raise SceneFileError(f"{path} does not hold what a scene needs: its pictures have other sizes")
+    pictures: list[Tensor | None] = []
+    for height, width in sizes:
+        if not height * width:
+            pictures.append(None)
+            continue
+        picture = torch.empty((height, width, 3), dtype=torch.uint8)
+        _fill(path, file, picture.numpy())
+        digest.update(picture.numpy().data)
+        pictures.append(picture)
+    return pictures
 
 
 def _head(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
@@ -139,10 +167,10 @@ def _head(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _check_version(path: Path, version: Any) -> None:
-    if not isinstance(version, int) or version != VERSION:
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
         newer = isinstance(version, int) and version > VERSION
         raise SceneFileError(
-            f"{path} has version {str(version)[:20]}, this program reads version {VERSION}: "
+            f"{path} has version {str(version)[:20]}, this program reads versions up to {VERSION}: "
             + ("use a newer elvsm" if newer else "record the scene anew, or use an older elvsm")
         )
 
@@ -212,18 +240,25 @@ def _whole(value: Any, most: int) -> int:
     return value
 
 
-def _scene(header: Mapping[str, Any], small: Mapping[str, NDArray[Any]], images: list[Tensor]) -> StoredScene:
+def _scene(
+    header: Mapping[str, Any],
+    small: Mapping[str, NDArray[Any]],
+    images: list[Tensor],
+    pictures: list[Tensor | None],
+) -> StoredScene:
     height, width = header["image_size"]
     stamps = small["fxfycxcy_stamp"][:, 4]
     if (np.abs(stamps[~np.isnan(stamps)]) > LATEST_STAMP).any():
         raise ValueError("stamps beyond any clock")
-    rows = zip(
-        small["ids"].tolist(), images, small["T_world_cam"], small["fxfycxcy_stamp"].tolist(), strict=True
-    )
-    views = {
-        view: Keyframe(image, Camera(fx, fy, cx, cy, width, height, T), None if np.isnan(stamp) else stamp)
-        for view, image, T, (fx, fy, cx, cy, stamp) in rows
-    }
+    numbers = np.concatenate([small["fxfycxcy_stamp"], small["lens_size"][:, :4]], axis=1).tolist()
+    rows = zip(small["ids"].tolist(), images, pictures, small["T_world_cam"], numbers, strict=True)
+    views = {}
+    for view, image, picture, T, (fx, fy, cx, cy, stamp, *lens) in rows:
+        camera = Camera(fx, fy, cx, cy, width, height, T)
+        if picture is not None:
+            Camera(*lens, picture.shape[1], picture.shape[0], T)  # raises where it is none
+        finer = (None, None) if picture is None else (picture, tuple(lens))
+        views[view] = Keyframe(image, camera, None if np.isnan(stamp) else stamp, *finer)
     frame, next_id = header["frame"], header["next_id"]
     if isinstance(next_id, bool) or not isinstance(next_id, int) or not 0 <= next_id <= LAST_ID:
         raise ValueError(f"next_id is {str(next_id)[:40]}")

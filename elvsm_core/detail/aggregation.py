@@ -1,4 +1,4 @@
-"""Semi-global aggregation: costs of planes smoothed along rows and columns (Hirschmüller, PAMI 2008), and the minimum."""
+"""Semi-global aggregation (Hirschmüller, PAMI 2008): costs smoothed along rows and columns, and their minimum."""
 
 from __future__ import annotations
 

@@ -55,9 +55,10 @@ def add_detail(
     if tuple(render.shape[-2:]) != target.size:
         render = F.interpolate(render[None], target.size, mode="bicubic", align_corners=False)[0].clamp(0, 1)
     nearest = nearest_plane(target, views, s.overlap)
-    coarse, fine, full = (
-        _level(pictures, views, target, render, scale) for scale in (s.coarse, s.fine, 1)
-    )
+    # Small pictures have fewer levels: the coarsest needs some room for the aggregation's paths.
+    largest = max(1, min(target.size) // s.coarsest)
+    s = dataclasses.replace(s, coarse=min(s.coarse, largest), fine=min(s.fine, largest))
+    coarse, fine, full = (_level(pictures, views, target, render, scale) for scale in (s.coarse, s.fine, 1))
     planes = torch.linspace(0, nearest, s.coarse_planes, device=device)
     r = _search(coarse, planes, s)
     gain = _gains(coarse, r, s)
@@ -78,11 +79,11 @@ def add_detail(
 
 
 def _level(pictures: Tensor, views: list[View], target: View, render: Tensor, scale: int) -> _Level:
-    size = tuple(-(-side // scale) for side in target.size)
+    size = -(-target.size[0] // scale), -(-target.size[1] // scale)
     small = target.resized(size)
     # Keyframes as fine as the target, or they would alias; never finer than they are.
     ratio = min(1.0, max(small.fxfycxcy[0] / view.fxfycxcy[0] for view in views))
-    own = tuple(max(2, round(side * ratio)) for side in pictures.shape[-2:])
+    own = max(2, round(pictures.shape[-2] * ratio)), max(2, round(pictures.shape[-1] * ratio))
     if own != tuple(pictures.shape[-2:]):
         pictures = F.interpolate(pictures, own, mode="area")
     if size != tuple(render.shape[-2:]):
@@ -183,7 +184,14 @@ def _blend(
     spread = blur(((colours - sharp).abs().mean(1) * share).sum(0), 1.0)
     sigma = s.blur * max(render.shape[-2:]) / 256
     far = (blur(sharp, sigma) - blur(render, sigma)).abs().mean(0)
-    trust = s.alone + (1 - s.alone) * compared
+    # Where nothing moves between keyframes and target there is no depth, and no proof; nor with a single keyframe.
+    moves = (r > 0.5 * step).float().mean().mul(20).clamp(0, 1) if len(views) > 1 else 0.0
+    trust = (s.alone + (1 - s.alone) * compared) * moves
     confidence = torch.exp(-(far / s.tolerance).square() - (spread / s.spread).square()) * trust
-    confidence = confidence * seen.amax(0)
+    looked = seen.amax(0)
+    confidence = confidence * looked
+    # Where little of the picture fits, what does fit is mostly chance: wrong poses, say.
+    low, high = s.evidence
+    fits = confidence.sum() / looked.sum().clamp_min(1)
+    confidence = confidence * ((fits - low) / (high - low)).clamp(0, 1)
     return Detail(torch.lerp(render, sharp, confidence), 1 / r.clamp_min(0.25 * step), confidence)

@@ -39,7 +39,7 @@ def plane_costs(colours: Tensor, inside: Tensor, render: Tensor, settings: Detai
     """
     limit = settings.truncation
     guide = (colours - render).abs().mean(2)
-    guide = (box(guide, settings.window) - settings.noise).clamp(0, limit)
+    guide = box(guide, settings.window).clamp_max(limit)
     weight = torch.where(inside, torch.exp(guide * (-1 / settings.doubt)), 0.0)
     total = weight.sum(0)
     share = weight / total.clamp_min(1e-9)
@@ -47,7 +47,7 @@ def plane_costs(colours: Tensor, inside: Tensor, render: Tensor, settings: Detai
     spread = ((colours - mean).abs().mean(2) * share).sum(0)
     # With a say of 1 and 0 of two keyframes nothing was compared; with 1 and 1 the spread is half their difference.
     compared = (2 * (1 - share.amax(0))).clamp(0, 1)
-    spread = (2 * box(spread, settings.window) - settings.noise).clamp(0, limit)
+    spread = (2 * box(spread, settings.window)).clamp_max(limit)
     between = torch.lerp(torch.full_like(spread, limit), spread, compared)
     from_render = torch.where(total > 0, (guide * share).sum(0), limit)
     return between + settings.guidance * from_render

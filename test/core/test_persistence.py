@@ -79,7 +79,7 @@ def test_damaged_and_foreign_files_are_refused(scene, tiny_model, tmp_path):
         "foreign": (b"PK\x03\x04 something else entirely" * 10, "truncated, or not a scene"),
         "model": ((tmp_path / "model.safetensors").read_bytes(), "not a scene file"),
         "flipped": (bytes(flipped), "damaged"),
-        "newer": (whole.replace(b'\\"version\\": 1', b'\\"version\\": 9'), "version 9"),
+        "newer": (whole.replace(b'\\"version\\": 2', b'\\"version\\": 9'), "version 9"),
     }
     for name, (content, reason) in cases.items():
         (tmp_path / name).write_bytes(content)
