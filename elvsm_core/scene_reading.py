@@ -255,9 +255,10 @@ def _scene(
     views = {}
     for view, image, picture, T, (fx, fy, cx, cy, stamp, *lens) in rows:
         camera = Camera(fx, fy, cx, cy, width, height, T)
+        four = (lens[0], lens[1], lens[2], lens[3])
         if picture is not None:
-            Camera(*lens, picture.shape[1], picture.shape[0], T)  # raises where it is none
-        finer = (None, None) if picture is None else (picture, tuple(lens))
+            Camera(*four, picture.shape[1], picture.shape[0], T)  # raises where it is none
+        finer = (None, None) if picture is None else (picture, four)
         views[view] = Keyframe(image, camera, None if np.isnan(stamp) else stamp, *finer)
     frame, next_id = header["frame"], header["next_id"]
     if isinstance(next_id, bool) or not isinstance(next_id, int) or not 0 <= next_id <= LAST_ID:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from safetensors.numpy import save_file
 
 import elvsm_core as ec
 from elvsm_core import persistence
@@ -166,7 +165,9 @@ def test_a_file_of_the_first_version_loads(tiny_model, frames, tmp_path):
         digest.update(f"{name}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     metadata = {"format": "elvsm-scene", "scene": text, "sha256": digest.hexdigest()}
-    save_file(tensors, tmp_path / "old.scene", metadata)
+    shapes = {name: array.shape for name, array in tensors.items()}
+    content = [persistence._head(shapes, metadata), *(array.tobytes() for array in tensors.values())]
+    (tmp_path / "old.scene").write_bytes(b"".join(content))
     loaded = ec.Scene.load(tmp_path / "old.scene", tiny_model, capacity=8)
     assert loaded.views == scene.views and all(loaded.keyframe(v).picture is None for v in loaded.views)
     assert loaded.render([between(frames[0][1], (32, 32))], detail=True).depth is not None
