@@ -249,12 +249,12 @@ def declaring(path, count, height, width, scene, size=None):
     (length,) = struct.unpack("<Q", whole[:8])
     head = json.loads(whole[8 : 8 + length])
     inner = {**json.loads(head["__metadata__"]["scene"]), "image_size": [height, width], "next_id": count}
-    shapes = {"T_world_cam": (count, 4, 4), "fxfycxcy_stamp": (count, 5), "ids": (count,),
-              "images": (count, height, width, 3)}  # fmt: skip
+    shapes = {"T_world_cam": (count, 4, 4), "fxfycxcy_stamp": (count, 5), "ids": (count,), "lens_size": (count, 6),
+              "images": (count, height, width, 3), "pictures": (0,)}  # fmt: skip
     metadata = {**head["__metadata__"], "scene": json.dumps(inner)}
     start = persistence._head(shapes, metadata)
     path.write_bytes(start)
-    end = json.loads(start[8:])["images"]["data_offsets"][1]
+    end = json.loads(start[8:])["pictures"]["data_offsets"][1]
     os.truncate(path, len(start) + end if size is None else size)
 
 
