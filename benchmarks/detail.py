@@ -32,7 +32,7 @@ import elvsm_core as ec
 from elvsm_core.detail import Detail, DetailSettings, View, add_detail
 from elvsm_core.detail.volume import blur
 from elvsm_core.detail.warp import homographies, project, sample
-from training.evaluate import TEST_SEED, load_frames, neighbours, procedural_scenes
+from elvsm_training.evaluate import TEST_SEED, load_frames, neighbours, procedural_scenes
 
 RIGHT = 0.05
 ALONE = DetailSettings(

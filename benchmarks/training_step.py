@@ -15,12 +15,12 @@ from collections.abc import Callable
 import torch
 
 import elvsm_core as ec
-from training.data.shaped import shaped_sample
-from training.data.sources import ProceduralSource
-from training.loop import TERMS, Averaged, Trainer
-from training.losses.objective import Objective
-from training.settings import load_settings
-from training.train import compile_blocks, make_model, prepare
+from elvsm_training.data.shaped import shaped_sample
+from elvsm_training.data.sources import ProceduralSource
+from elvsm_training.loop import TERMS, Averaged, Trainer
+from elvsm_training.losses.objective import Objective
+from elvsm_training.settings import load_settings
+from elvsm_training.train import compile_blocks, make_model, prepare
 
 
 def milliseconds(device: torch.device, function: Callable[[], object], repeat: int = 5) -> float:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .cameras import MAX_SIDE, Camera, check_intrinsics
+from .cameras import MAX_SIDE, Camera
 from .frame import SceneFrame
 from .persistence import (
     DTYPES,
