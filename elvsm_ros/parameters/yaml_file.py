@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import textwrap
 
-from elvsm_ros.parameters import table
 from elvsm_ros.parameters.row import Value
+from elvsm_ros.parameters.table import table
 
 
 def yaml_text() -> str:
