@@ -1,5 +1,6 @@
 """Depth and confidence heads: optional, beside the image and not in it, and never loaded by mistake."""
 
+import hashlib
 import json
 
 import pytest
@@ -81,3 +82,11 @@ def test_a_scene_renders_with_such_weights(tmp_path):
         scene.insert((images[0, i].permute(1, 2, 0) * 255).byte().numpy(), camera)
     made = scene.render([ec.Camera(16, 16, 8, 8, 16, 16, c2w[0, 2].numpy())])
     assert made.images.shape == (1, 16, 16, 3)
+
+
+def test_the_bundled_weights_for_256x256_are_the_ones_of_their_card(repository):
+    weights = repository / "elvsm_core" / "weights"
+    digest = hashlib.sha256((weights / "demo-256.safetensors").read_bytes()).hexdigest()
+    assert digest in (weights / "MODEL_CARD_256.md").read_text()
+    model = ec.load_model("demo-256", device="cpu")
+    assert model.config.image_size == (256, 256) and model.config.geometry_heads

@@ -22,6 +22,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "elvsm_core/weights/MODEL_CARD.md",
+    ROOT / "elvsm_core/weights/MODEL_CARD_256.md",
 ]
 SCRIPTS = dict(re.findall(r'^(elvsm_\w+) = "([\w.:]+)"$', (ROOT / "pyproject.toml").read_text(), re.M))
 COMMAND = re.compile(

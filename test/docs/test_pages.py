@@ -19,6 +19,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "elvsm_core/weights/MODEL_CARD.md",
+    ROOT / "elvsm_core/weights/MODEL_CARD_256.md",
 ]
 
 

@@ -124,7 +124,10 @@ def test_the_core_imports_what_pip_installs_without_extras(repository: Path, pro
 
 
 def test_training_imports_what_its_extra_installs(repository: Path, project: dict) -> None:
-    available = requirements(project, "train", "eval") | {"triton", "cupy"}  # as for the core; the mesh tracer on CUDA
+    available = requirements(project, "train", "eval") | {
+        "triton",
+        "cupy",
+    }  # as for the core; the mesh tracer on CUDA
     for module, file in imported(repository / "training").items():
         assert PYPI_NAMES.get(module, module).lower() in available, f"{file} imports {module}"
 
