@@ -134,7 +134,7 @@ def _value(name: str, text: str, parser: argparse.ArgumentParser) -> Any:
     """Read a value as a parameter file would, with the type that the parameter has."""
     import yaml
 
-    from elvsm_ros.parameters import table
+    from elvsm_ros.parameters.table import table
 
     try:
         value = yaml.safe_load(text)

@@ -275,9 +275,9 @@ def test_as_many_views_as_are_wanted_are_used():
 
 
 def test_places_out_of_this_world_do_no_harm():
-    """Tracking may fail in any way; the numbers are finite, and that is all that is asked of them."""
+    """Tracking may fail in any way that Camera accepts; the numbers are finite, and that is all that is asked."""
     rng = np.random.default_rng(4)
-    lost = [camera(at(x)) for x in (1e12, -1e18, 1e30, 1e300)]
+    lost = [camera(at(x)) for x in (1e9, -5e9, 7e9, 1e10)]
     cameras = anywhere(rng, 40, 5) + lost
     views = keyframes.Views.of(cameras)
     here = keyframes.Targets.of(cameras[:1])
