@@ -21,7 +21,7 @@ from elvsm_ros.monitoring.stats import Window
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.rendering.cache_capacity import slots
 from elvsm_ros.rendering.decode_pacing import Decode, Pace
-from elvsm_ros.rendering.render_task import GROUP, Rendering
+from elvsm_ros.rendering.render_task import GROUP, RenderTask
 from elvsm_ros.rendering.requests import Query, RequestError
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def make_scene(settings: Settings, model: ec.EfficientLVSM) -> ec.Scene:
     return ec.Scene(model, capacity, image_size, max_keyframes=settings.max_keyframes)
 
 
-class Engine:
+class DeviceScene:
     """Load a model, own a scene. Every method runs on one thread; `insert_ms` may be read from others.
 
     Raises ValueError (elvsm_core's errors) for a model, device or size that cannot be.
@@ -127,7 +127,7 @@ class Engine:
     def render(self, query: Query) -> Rendered:
         """Answer a query at once. Raises as `serve` does."""
         wanted = query.camera
-        task = Rendering(
+        task = RenderTask(
             query, lambda images: [conversions.resize(i, wanted.width, wanted.height) for i in images]
         )
         while task.begin():
@@ -135,7 +135,7 @@ class Engine:
         answer = task.future.result()
         return Rendered(answer.messages, answer.support, answer.views)
 
-    def serve(self, task: Rendering, waiting: list[Rendering]) -> None:
+    def serve(self, task: RenderTask, waiting: list[RenderTask]) -> None:
         """Render the next targets of a request, and of such as wait and can be decoded along with it.
 
         Only requests that use the same keyframes in the same frame share a decode, so that what one gets does
@@ -163,7 +163,7 @@ class Engine:
                 raise
             self._decode(shared[:1], plan, False)  # nobody else's fault, at least
 
-    def _decode(self, shared: list[tuple[Rendering, list[ec.Camera]]], plan: Plan, alone: bool) -> None:
+    def _decode(self, shared: list[tuple[RenderTask, list[ec.Camera]]], plan: Plan, alone: bool) -> None:
         cameras = [camera for _, part in shared for camera in part]
         start, first = time.perf_counter(), 0
         decode = Decode(self.scene.render_async(cameras, plan=plan))

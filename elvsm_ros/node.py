@@ -34,7 +34,7 @@ from elvsm_ros import bounded, conversions, standalone
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.input import tf_source
 from elvsm_ros.input.image_intake import Intake
-from elvsm_ros.input.subscriptions import Inputs
+from elvsm_ros.input.subscriptions import Subscriptions
 from elvsm_ros.keyframes import corrections
 from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed
 from elvsm_ros.keyframes.keyframe_topics import KeyframeTopics
@@ -52,7 +52,7 @@ from elvsm_ros.rendering.trajectories import Trajectories
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
-    from elvsm_ros.engine import Engine
+    from elvsm_ros.engine import DeviceScene
 
 TICK = 0.1
 """Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
@@ -61,12 +61,12 @@ FAULT_PATIENCE = 5.0
 Result = TransitionCallbackReturn
 
 
-def _build_engine(settings: Settings) -> Engine:
+def _build_engine(settings: Settings) -> DeviceScene:
     # PyTorch takes seconds to import: here, on the worker's thread, so that the node can be stopped
     # meanwhile.
-    from elvsm_ros.engine import Engine
+    from elvsm_ros.engine import DeviceScene
 
-    engine = Engine(settings)
+    engine = DeviceScene(settings)
     # What there is by now stays: looking through it for garbage would take 0.2 s, and hold up all threads.
     gc.collect()
     gc.freeze()
@@ -85,11 +85,11 @@ class ElvsmNode(LifecycleNode):
         super().__init__("elvsm")
         self.settings = table.declare(self)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._worker: Worker[Engine] | None = None
+        self._worker: Worker[DeviceScene] | None = None
         self._parts: health.Parts | None = None
         self._fault = ""  # what took the device down, until the node is configured again
         self._entities: list[Callable[[], object]] = []  # how to destroy what configure made, and activate
-        self._inputs: Inputs | None = None
+        self._inputs: Subscriptions | None = None
         self._render_pose_sub: Any = None
         # These live as long as the node: one that is not configured tells so.
         pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -132,7 +132,7 @@ class ElvsmNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> Result:
         try:
-            self._inputs = Inputs(self, self.settings, self._intake, self._feed.advance, self._reports)
+            self._inputs = Subscriptions(self, self.settings, self._intake, self._feed.advance, self._reports)
             self._render_pose_sub = self.create_subscription(
                 PoseStamped, "~/render_pose", self._on_render_pose, **overridable(1)
             )

@@ -26,7 +26,7 @@ FREE = (
 """Settings that may change when a run goes on."""
 
 
-class CheckpointError(ValueError):
+class ResumeError(ValueError):
     """A checkpoint that cannot be written or gone on from, with the reason and what to do about it."""
 
 
@@ -69,7 +69,7 @@ def save(folder: Path, step: int, payload: Mapping[str, Any], keep: int) -> Path
             reason = reason.__context__  # torch hides a failed write behind an error of its own
         found = checkpoints(folder)
         last = str(found[-1]) if found else "the beginning"
-        raise CheckpointError(
+        raise ResumeError(
             f"cannot write the checkpoint {path} ({reason}): make room, then start the same command again; it resumes "
             f"from {last}"
         ) from error
@@ -103,12 +103,12 @@ def load_newest(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any] | N
         payload = torch.load(path, map_location="cpu", weights_only=True)
         saved = json.loads(payload["settings"])
     except Exception as error:  # torch, zipfile and pickle each fail in their own ways
-        raise CheckpointError(
+        raise ResumeError(
             f"{path} is damaged ({type(error).__name__}): delete it to go on from the one before"
         ) from error
     different = sorted(_differences(saved, expected))
     if different:
-        raise CheckpointError(
+        raise ResumeError(
             f"{path} is of a run with other settings ({', '.join(different)} differ): choose another folder for "
             f"`out`, or start afresh with resume=none"
         )

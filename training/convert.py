@@ -26,7 +26,7 @@ from elvsm_core.atomic import write_bytes
 
 from .data.chunks import ChunkError, open_chunk
 from .data.re10k import INDEX_NAME, LIST_NAME, file_name, pack_cameras
-from .data.store import DatasetError, FrameError, Scene, Store, decode
+from .data.store import DatasetError, FrameError, PosedScene, Store, decode
 
 CHUNK_BYTES = 100_000_000
 """Size at which pixelSplat starts a new chunk."""
@@ -147,7 +147,7 @@ def _png(out: Path, key: str, frame: int) -> Path:
     return out / "images" / key / f"{frame:05d}.png"
 
 
-def _write_folder(scene: Scene, out: Path, pool: ThreadPoolExecutor) -> list[int]:
+def _write_folder(scene: PosedScene, out: Path, pool: ThreadPoolExecutor) -> list[int]:
     def write(frame: int) -> tuple[int, int] | None:
         try:
             image = scene.frame(frame).image
@@ -173,7 +173,7 @@ def _write_folder(scene: Scene, out: Path, pool: ThreadPoolExecutor) -> list[int
     return [i for i, size in enumerate(sizes) if size is None]
 
 
-def _finished(scene: Scene, metadata: Path, pool: ThreadPoolExecutor) -> list[int] | None:
+def _finished(scene: PosedScene, metadata: Path, pool: ThreadPoolExecutor) -> list[int] | None:
     """Return the missing frames of a scene that is written completely and correctly, None for any other."""
     try:
         frames = json.loads(metadata.read_text())["frames"]
@@ -283,7 +283,7 @@ def _free_names(folder: Path) -> Iterator[Path]:
         number += 1
 
 
-def _same(scene: Scene, file: Path) -> list[int] | None:
+def _same(scene: PosedScene, file: Path) -> list[int] | None:
     """Return the missing frames of the scene as a chunk holds it, None when the chunk's has other cameras."""
     written = open_chunk(file).scenes[scene.key]
     expected = scene.w2c[:, :3].reshape(len(scene), 12).astype(np.float32)
@@ -292,7 +292,7 @@ def _same(scene: Scene, file: Path) -> list[int] | None:
     return [int(i) for i in np.flatnonzero(written.frames[:, 2] == 0)]
 
 
-def _encode_scene(scene: Scene, encoding: str) -> tuple[dict[str, Any], list[int]]:
+def _encode_scene(scene: PosedScene, encoding: str) -> tuple[dict[str, Any], list[int]]:
     images, intrinsics, missing = [], np.zeros((len(scene), 4)), []
     for i in range(len(scene)):
         data = scene.encoded(i)

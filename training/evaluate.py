@@ -322,7 +322,7 @@ def _beside_nearest(args: argparse.Namespace) -> str:
 
 def _published(args: argparse.Namespace) -> int:
     from .evaluation.protocol import Protocol
-    from .evaluation.re10k import Evaluation, run, run_incrementally
+    from .evaluation.re10k import PublishedEvaluation, run, run_incrementally
 
     device = (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else "cpu"
@@ -332,7 +332,7 @@ def _published(args: argparse.Namespace) -> int:
     published = args.as_published
     # Published figures come from float32 weights under autocast.
     model = ec.load_model(args.checkpoint, device=str(device), dtype="float32")
-    settings = Evaluation(
+    settings = PublishedEvaluation(
         data=args.data, index=args.index, out=args.out, inputs=2 if args.inputs is None else args.inputs,
         targets=args.targets, image_size=args.image_size or model.config.image_size,
         bf16_rays=args.bf16_rays or published,

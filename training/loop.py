@@ -19,7 +19,7 @@ from elvsm_core.model import Decoded
 from . import checkpoints
 from .compilation import fused
 from .data.sampling import Sample
-from .data.sources import Source
+from .data.sources import SampleSource
 from .distributed import Clock, rank, world
 from .losses.aligner import Aligner
 from .losses.objective import Objective
@@ -60,7 +60,7 @@ class Trainer:
         averaged: Averaged,
         objective: Objective,
         aligner: Aligner | None,
-        source: Source,
+        source: SampleSource,
         device: torch.device,
     ) -> None:
         self.settings, self.model, self.averaged, self.device = settings, model, averaged, device

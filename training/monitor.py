@@ -16,9 +16,9 @@ import elvsm_core as ec
 from elvsm_core.benchmark.command import flops
 from elvsm_report.progress import TrainingBar
 
-from .checkpoints import CheckpointError
+from .checkpoints import ResumeError
 from .data.sampling import Sample
-from .data.sources import Source
+from .data.sources import SampleSource
 from .evaluate import Frames, load_frames, neighbours, procedural_scenes, score
 from .evaluation.pictures import held_out, sheet, write_sheet
 from .loggers import open_board
@@ -54,7 +54,7 @@ class Monitor:
     """Progress lines, curves, evaluations of the averaged weights, pictures, exports."""
 
     def __init__(
-        self, settings: TrainSettings, model: ec.EfficientLVSM, device: torch.device, source: Source
+        self, settings: TrainSettings, model: ec.EfficientLVSM, device: torch.device, source: SampleSource
     ) -> None:
         self.settings, self.model, self.device = settings, model, device
         self.out = Path(settings.out)
@@ -119,7 +119,7 @@ class Monitor:
         try:
             write_sheet(path, rgb)
         except OSError as error:
-            raise CheckpointError(
+            raise ResumeError(
                 f"cannot write the picture {path} ({error}): make room, then start the same command again; it goes on "
                 f"from the last checkpoint"
             ) from error
@@ -140,7 +140,7 @@ class Monitor:
         try:
             ec.save_model(self.model, path, dtype=torch.bfloat16, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(
+            raise ResumeError(
                 f"cannot write the weights {path} ({error}): make room, then start the same command again; it goes on "
                 f"from the last checkpoint"
             ) from error

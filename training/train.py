@@ -99,7 +99,7 @@ def _check_alike(step: int) -> None:
         steps *= world()
         dist.all_gather_object(steps, step)
     if len(set(steps)) > 1:
-        raise checkpoints.CheckpointError(
+        raise checkpoints.ResumeError(
             f"the processes found checkpoints of different steps ({sorted(set(steps))}): `out` must be a folder that "
             f"all nodes share"
         )
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [*args.overrides, *([f"loss.perceptual={args.perceptual}"] if args.perceptual else [])]
     expected = (
         SettingsError, DataError, AssetError, DatasetError, WeightFileError, RepaError, ec.metrics.MetricError,
-        ec.checkpoint.CheckpointError, checkpoints.CheckpointError,
+        ec.checkpoint.CheckpointError, checkpoints.ResumeError,
     )  # fmt: skip
     try:
         train(load_settings(args.config, overrides))

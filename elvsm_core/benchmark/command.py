@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from ..checkpoint import resolve_device, resolve_dtype
-from .measure import Benchmark, Row, model_of
+from .measure import Benchmark, BenchmarkRow, model_of
 from .measure import flops as flops
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[BenchmarkRow]) -> str:
     """Return rows as text. Ratio: baseline to median; of floor: floor to median."""
     lines = [
         f"{'what':28} {'size':>9} {'views':>5} {'targets':>7} {'median ms':>10} {'p99 ms':>8} "
@@ -41,7 +41,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: Sequence[Row], title: str, path: str) -> None:
+def plot(rows: Sequence[BenchmarkRow], title: str, path: str) -> None:
     """Draw milliseconds over views, one line for each kind of work; the format is the file name's.
 
     Raises SystemExit where matplotlib is not installed.
@@ -53,7 +53,7 @@ def plot(rows: Sequence[Row], title: str, path: str) -> None:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     size = rows[0].height, rows[0].width
-    lines: dict[tuple[str, int], list[Row]] = {}
+    lines: dict[tuple[str, int], list[BenchmarkRow]] = {}
     for row in rows:
         if (row.height, row.width) == size and "keyframes" not in row.what and "mov" not in row.what:
             lines.setdefault((row.what, row.targets), []).append(row)
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(title)
     result: dict[str, Any] = {"model": args.model, "dtype": str(dtype), "device": device_name(device)}
     result |= {"torch": torch.__version__, "ceilings": [], "rows": []}
-    rows: list[Row] = []
+    rows: list[BenchmarkRow] = []
     repeats = args.repeats or (200 if device.type == "cuda" else 30)
     for height, width in args.size or [model.config.image_size]:
         bench = Benchmark(
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             json.dump(result, file, indent=1)
     if args.csv:
         with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(Row)])
+            writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(BenchmarkRow)])
             writer.writeheader()
             writer.writerows(dataclasses.asdict(row) for row in rows)
     if args.plot:

@@ -30,7 +30,7 @@ TOGETHER = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """One measurement: milliseconds of wall clock, and what they compare with (None: does not apply)."""
 
     what: str
@@ -182,7 +182,7 @@ class Benchmark:
         self.view_counts, self.target_counts = sorted(view_counts), sorted(target_counts)
         self.watch = Stopwatch(model.device, repeats)
         self.ceilings = measure_ceilings(model, size, view_counts, self.watch)
-        self.rows: list[Row] = []
+        self.rows: list[BenchmarkRow] = []
         rng = np.random.default_rng(0)
         self.image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -210,7 +210,7 @@ class Benchmark:
     ) -> None:
         linear, attended = flops(self.model.config, self.size, views, targets, inserts)
         floor = linear / self.ceilings.matmul / 1e9 + attended / self.ceilings.best_attention / 1e9
-        self.rows.append(Row(what, *self.size, views, targets, *times, baseline, floor))
+        self.rows.append(BenchmarkRow(what, *self.size, views, targets, *times, baseline, floor))
 
     def insert_and_render(self) -> None:
         """Time insertion, rendering, and both together, at growing numbers of views."""

@@ -17,7 +17,7 @@ from ..images import ImageLike, as_tensor, check_image, resize_and_crop
 from ..model import EfficientLVSM
 from . import ops
 from .fused import FusedModel, Tuning
-from .graphs import Graphs, Inputs, Lane, copy_to_host, pinned
+from .graphs import Graphs, InputRing, Lane, copy_to_host, pinned
 
 
 class FusedEngine(Engine):
@@ -45,8 +45,8 @@ class FusedEngine(Engine):
         self._encoding, self._rendering = Lane(device, priority=-1), Lane(device)
         self._encoder, self._decoder = Graphs(self._encoding), Graphs(self._rendering)
         images = (self.batch, *image_size, 3)
-        self._views = Inputs(16 * self.batch, self.batch, self._encoding, device, images, buffers=4)
-        self._request = Inputs(16 * self.batch, cache.capacity, self._rendering, device)
+        self._views = InputRing(16 * self.batch, self.batch, self._encoding, device, images, buffers=4)
+        self._request = InputRing(16 * self.batch, cache.capacity, self._rendering, device)
         self._sum = torch.zeros((), dtype=torch.float32, device=device)  # of the logits painted last
         self._forget_events()
         for lane in (self._encoding, self._rendering):

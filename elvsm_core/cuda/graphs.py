@@ -181,7 +181,7 @@ def copy_to_host(source: ImageLike, target: NDArray[np.uint8]) -> None:
     np.copyto(target, source if isinstance(source, np.ndarray) else source.cpu().numpy())
 
 
-class Inputs:
+class InputRing:
     """Numbers, float32 and int32, and images, uint8 of one shape, on their way to functions that a lane runs.
 
     `send` leaves them in memory that the device can read, and the function that is run next begins with
@@ -273,7 +273,7 @@ class Inputs:
             self._events[sent % len(self._parts)] = event
         self._marked = self._sent
 
-    def __enter__(self) -> Inputs:
+    def __enter__(self) -> InputRing:
         return self
 
     def __exit__(

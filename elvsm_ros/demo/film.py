@@ -11,9 +11,9 @@ from rich.progress import Progress
 from elvsm_report.video import write_video
 from elvsm_ros.conversions import RGB
 from elvsm_ros.demo.heldout import psnr
-from elvsm_ros.demo.options import Options
+from elvsm_ros.demo.options import DemoOptions
 from elvsm_ros.demo.watch import Watch
-from elvsm_ros.recordings.bag_reader import Frame
+from elvsm_ros.recordings.bag_reader import PosedImage
 from elvsm_ros.tools.image_grid import row
 
 RATE = 15
@@ -23,7 +23,7 @@ LIMIT = 40.0
 HEIGHT = 336
 
 
-def shoot(options: Options, watch: Watch, latency: float, path: Path, progress: Progress) -> Path | None:
+def shoot(options: DemoOptions, watch: Watch, latency: float, path: Path, progress: Progress) -> Path | None:
     """Render up to `film_frames` views along the walk and write them beside truth and nearest keyframe.
 
     latency: seconds that a render takes, which limits how many there are. Returns the path, None when there
@@ -54,7 +54,7 @@ def shoot(options: Options, watch: Watch, latency: float, path: Path, progress: 
     return path if write_video(path, pictures(), RATE) else None
 
 
-def _spread(watch: Watch, count: int, wanted: int) -> Iterator[Frame]:
+def _spread(watch: Watch, count: int, wanted: int) -> Iterator[PosedImage]:
     """Yield about `wanted` of a recording's frames, evenly, none of them a keyframe."""
     due = iter(np.linspace(0, count, wanted, endpoint=False))
     at = next(due, None)

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 import elvsm_core as ec
 from elvsm_ros.conversions import RGB, Intrinsics
-from elvsm_ros.recordings.bag_reader import SECOND, Frame
+from elvsm_ros.recordings.bag_reader import SECOND, PosedImage
 
 SAME_METRES, SAME_RADIANS = 1e-3, 2e-3
 """Poses closer than this are one: a frame so close to a keyframe is that keyframe, or a copy of it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View:
+class TrueView:
     """A frame as the model would see it: uint8 RGB [H, W, 3] at the model's size, its camera, its stamp."""
 
     stamp: int
@@ -27,7 +27,7 @@ class View:
     camera: Intrinsics
 
 
-def fit(frame: Frame, size: tuple[int, int]) -> View:
+def fit(frame: PosedImage, size: tuple[int, int]) -> TrueView:
     """Crop and resize a frame to (height, width) pixels as the node does with keyframes."""
     rgb, camera = frame.rgb(), frame.intrinsics
     image, fitted = ec.resize_and_crop(
@@ -36,7 +36,7 @@ def fit(frame: Frame, size: tuple[int, int]) -> View:
         size,
     )
     intrinsics = Intrinsics(*fitted.fxfycxcy, fitted.width, fitted.height)
-    return View(frame.stamp, frame.T_world_cam, image.numpy(), intrinsics)
+    return TrueView(frame.stamp, frame.T_world_cam, image.numpy(), intrinsics)
 
 
 def psnr(a: RGB, b: RGB) -> float:
@@ -61,12 +61,12 @@ class Walked:
     frames: a recording's, oldest first. Only the last `memory` seconds are kept, and what became a keyframe.
     """
 
-    def __init__(self, frames: Iterator[Frame], thresholds: Thresholds, memory: float = 6.0):
+    def __init__(self, frames: Iterator[PosedImage], thresholds: Thresholds, memory: float = 6.0):
         self._frames, self._thresholds, self._memory = frames, thresholds, round(memory * SECOND)
-        self._next: Frame | None = next(frames, None)
-        self._recent: collections.deque[Frame] = collections.deque()
+        self._next: PosedImage | None = next(frames, None)
+        self._recent: collections.deque[PosedImage] = collections.deque()
         # By the bytes of their poses, as the node publishes them; None where the frame was not seen.
-        self._taken: dict[bytes, Frame | View | None] = {}
+        self._taken: dict[bytes, PosedImage | TrueView | None] = {}
         self._unseen: list[NDArray[np.float64]] = []
         self.path: list[NDArray[np.float64]] = []
         self.newest_keyframe = 0
@@ -88,7 +88,7 @@ class Walked:
                 self._taken[T.tobytes()] = None
                 self._unseen.append(T)
 
-    def _take(self, T: NDArray[np.float64], frame: Frame) -> bool:
+    def _take(self, T: NDArray[np.float64], frame: PosedImage) -> bool:
         """Note it, and tell, if a keyframe was made of a frame."""
         if not _same(frame.T_world_cam, T[None]):
             return False
@@ -96,7 +96,7 @@ class Walked:
         self.newest_keyframe = max(self.newest_keyframe, frame.stamp)
         return True
 
-    def candidate(self, keyframes: NDArray[np.float64], after: int, clock: int) -> Frame | None:
+    def candidate(self, keyframes: NDArray[np.float64], after: int, clock: int) -> PosedImage | None:
         """Return the held-out frame behind the camera that is furthest from all keyframes, or None.
 
         A frame is held out when the node has had its chance to make it a keyframe and did not: a later one
@@ -121,11 +121,11 @@ class Walked:
     def keyframe_image(self, T: NDArray[np.float64], size: tuple[int, int]) -> RGB | None:
         """Return the image of a keyframe at (height, width) pixels, None if its frame was not seen."""
         taken = self._taken.get(T.tobytes())
-        if isinstance(taken, Frame):
+        if isinstance(taken, PosedImage):
             taken = self._taken[T.tobytes()] = fit(taken, size)
         return None if taken is None else taken.image
 
-    def is_keyframe(self, frame: Frame, keyframes: NDArray[np.float64]) -> bool:
+    def is_keyframe(self, frame: PosedImage, keyframes: NDArray[np.float64]) -> bool:
         """Tell whether a frame is a keyframe, or stands where one was taken."""
         return bool(len(keyframes)) and _same(frame.T_world_cam, keyframes)
 

@@ -11,7 +11,7 @@ from elvsm_ros.tools.command_line import HelpFormatter, add_model, add_topics, a
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class DemoOptions:
     """What the demo is told; `parse` says what each means."""
 
     bag: Path | None
@@ -35,7 +35,7 @@ class Options:
     view: int | None = None
 
 
-def parse(arguments: Sequence[str] | None) -> Options:
+def parse(arguments: Sequence[str] | None) -> DemoOptions:
     """Read the command line. Exits with status 2 and a message when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="elvsm_demo",
@@ -100,4 +100,4 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     options = vars(parser.parse_args(arguments))
     options["body_to_camera"] = tuple(float(v) for v in options["body_to_camera"])
-    return Options(**options)
+    return DemoOptions(**options)

@@ -11,7 +11,7 @@ from PIL import Image
 from elvsm_core.atomic import write_text
 from elvsm_report import charts
 from elvsm_report import page as report
-from elvsm_ros.demo.results import HeldOut, Results, samples
+from elvsm_ros.demo.results import DemoResults, HeldOutView, samples
 from elvsm_ros.tools import image_grid
 
 TITLE = "What the node had not seen"
@@ -30,7 +30,7 @@ HELD_OUT = (
 FOOTER = "elvsm: Efficient-LVSM as a ROS 2 node. PSNR is against the recorded frame, at the model's size."
 
 
-def rows(results: Results) -> list[tuple[str, str]]:
+def rows(results: DemoResults) -> list[tuple[str, str]]:
     """Return the table that ends a run."""
     return [
         ("keyframes", str(len(results.keyframes))),
@@ -43,7 +43,7 @@ def rows(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def write_page(path: Path, results: Results, film: Path | None, facts: Sequence[tuple[str, str]]) -> None:
+def write_page(path: Path, results: DemoResults, film: Path | None, facts: Sequence[tuple[str, str]]) -> None:
     """Write a run's report as one HTML file without external resources. There must be a held-out view."""
     comparisons = [_comparison(view) for view in results.views]
     parts = [
@@ -61,7 +61,7 @@ def write_page(path: Path, results: Results, film: Path | None, facts: Sequence[
     write_text(path, report.page(TITLE, INTRODUCTION, *parts, footer=FOOTER))
 
 
-def _figures(results: Results) -> list[report.Figure]:
+def _figures(results: DemoResults) -> list[report.Figure]:
     height, width = results.views[0].truth.shape[:2]
     size, count = f"PSNR at {width}×{height}", len(results.views)
     slow = f"95 % below {results.latency(95):.0f} ms"
@@ -77,7 +77,7 @@ def _figures(results: Results) -> list[report.Figure]:
     ]
 
 
-def _charts(results: Results) -> str:
+def _charts(results: DemoResults) -> str:
     views = results.views
     times = [view.time for view in views]
     since = "seconds since the walk began"
@@ -103,7 +103,7 @@ def _charts(results: Results) -> str:
     )
 
 
-def _comparison(view: HeldOut) -> report.Comparison:
+def _comparison(view: HeldOutView) -> report.Comparison:
     return report.Comparison(
         f"{view.time:.1f} s · {100 * view.away:.0f} cm from the nearest of {view.keyframes} · "
         f"{view.round_trip:.0f} ms",
@@ -115,7 +115,7 @@ def _comparison(view: HeldOut) -> report.Comparison:
     )
 
 
-def write_picture(path: Path, views: list[HeldOut], columns: int = 5, side: int = 168) -> None:
+def write_picture(path: Path, views: list[HeldOutView], columns: int = 5, side: int = 168) -> None:
     """Write a PNG of a few held-out views: ground truth, render and nearest keyframe below each other."""
     chosen = samples(views, columns)
     rgb = image_grid.table(

@@ -12,7 +12,7 @@ from elvsm_ros.conversions import RGB
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutView:
     """A held-out view: pictures uint8 RGB [H, W, 3] at the model's size, and what was measured.
 
     time: seconds since the walk began. psnr_*: dB against the truth. round_trip: milliseconds as the client
@@ -36,10 +36,10 @@ class HeldOut:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Results:
+class DemoResults:
     """A run: held-out views in the order of time, the keyframes' poses and the camera's path, [n, 4, 4]."""
 
-    views: list[HeldOut]
+    views: list[HeldOutView]
     keyframes: NDArray[np.float64]
     path: NDArray[np.float64]
     images_received: int
@@ -81,7 +81,7 @@ class Results:
         return None
 
 
-def samples(views: list[HeldOut], count: int) -> list[HeldOut]:
+def samples(views: list[HeldOutView], count: int) -> list[HeldOutView]:
     """Pick views for a picture: evenly over the walk, of each part the one with the median gain."""
     picked = []
     for part in np.array_split(np.arange(len(views)), min(count, len(views))):

@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from elvsm_ros.demo.options import Options
+from elvsm_ros.demo.options import DemoOptions
 from elvsm_ros.tools.processes import Child, ProcessDied, private_environment, stop
 
 if TYPE_CHECKING:  # at run time only when the environment is set, see `run`
     from elvsm.msg import Status
-    from elvsm_ros.demo.results import Results
+    from elvsm_ros.demo.results import DemoResults
     from elvsm_ros.recordings.bag_reader import Bag, Streams
     from elvsm_ros.recordings.bag_tf import Ends
 
 
-def run(options: Options) -> int:
+def run(options: DemoOptions) -> int:
     """Run the demo and return its exit status. What it starts has ended when this returns or raises."""
     # Before rclpy is imported: ament and Fast DDS read the environment once.
     os.environ.update(private_environment(options.domain))
@@ -44,7 +44,7 @@ def run(options: Options) -> int:
         stop(children)
 
 
-def _run(options: Options, console: Console, children: list[Child]) -> int:
+def _run(options: DemoOptions, console: Console, children: list[Child]) -> int:
     from elvsm_ros.parameters.table import Settings
     from elvsm_ros.recordings.bag_reader import Bag, find_streams
     from elvsm_ros.recordings.bag_tf import tf_ends
@@ -71,7 +71,7 @@ def _run(options: Options, console: Console, children: list[Child]) -> int:
 
 
 def _watch(
-    options: Options,
+    options: DemoOptions,
     console: Console,
     children: list[Child],
     node: Child,
@@ -134,7 +134,11 @@ def _watch(
 
 
 def _report(
-    options: Options, console: Console, results: Results, film: Path | None, facts: list[tuple[str, str]]
+    options: DemoOptions,
+    console: Console,
+    results: DemoResults,
+    film: Path | None,
+    facts: list[tuple[str, str]],
 ) -> None:
     from elvsm_ros.demo.page import rows, write_page, write_picture
 
@@ -150,7 +154,7 @@ def _report(
     )
 
 
-def _facts(status: Status, results: Results) -> list[tuple[str, str]]:
+def _facts(status: Status, results: DemoResults) -> list[tuple[str, str]]:
     import numpy as np
 
     overhead = np.percentile([view.round_trip - view.inside for view in results.views], 50)
@@ -173,7 +177,7 @@ def _duration(begin: float) -> str:
     return f"{time.monotonic() - begin:.0f} s on {os.cpu_count()} CPU cores"
 
 
-def _drawn_walk(options: Options, console: Console, node: Child) -> Path:
+def _drawn_walk(options: DemoOptions, console: Console, node: Child) -> Path:
     """Return the recording of a walk in the output folder, drawn now unless it is there."""
     from elvsm_ros.demo.walk import WalkSettings, draw_walk, forget_walks
 
@@ -194,7 +198,7 @@ def _drawn_walk(options: Options, console: Console, node: Child) -> Path:
     return path
 
 
-def _values(options: Options) -> dict[str, Any]:
+def _values(options: DemoOptions) -> dict[str, Any]:
     """Return the node's parameters that the options are about."""
     return {
         "model": options.model,
@@ -203,7 +207,7 @@ def _values(options: Options) -> dict[str, Any]:
     }
 
 
-def _introduce(console: Console, options: Options, bag: Bag, streams: Streams, ends: Ends | None) -> None:
+def _introduce(console: Console, options: DemoOptions, bag: Bag, streams: Streams, ends: Ends | None) -> None:
     from elvsm_ros.recordings.bag_reader import ODOMETRY
 
     console.print(f"{bag.path}: {bag.duration:.1f} s", markup=False)

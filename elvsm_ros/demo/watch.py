@@ -14,12 +14,12 @@ from rich.progress import Progress
 
 from elvsm_ros import NodeUnavailable, RenderedViews
 from elvsm_ros.conversions import RGB
-from elvsm_ros.demo.heldout import Thresholds, View, Walked, fit, psnr
-from elvsm_ros.demo.options import Options
-from elvsm_ros.demo.results import HeldOut, Results
+from elvsm_ros.demo.heldout import Thresholds, TrueView, Walked, fit, psnr
+from elvsm_ros.demo.options import DemoOptions
+from elvsm_ros.demo.results import DemoResults, HeldOutView
 from elvsm_ros.input.camera_input import T_body_cam
 from elvsm_ros.parameters.table import Settings
-from elvsm_ros.recordings.bag_reader import SECOND, Bag, BagError, Frame, PosedFrames, Streams
+from elvsm_ros.recordings.bag_reader import SECOND, Bag, BagError, PosedFrames, PosedImage, Streams
 from elvsm_ros.recordings.bag_tf import Ends, open_tf
 from elvsm_ros.tools.playback_client import PlaybackClient
 from elvsm_ros.tools.processes import Child
@@ -37,7 +37,7 @@ class Watch:
 
     def __init__(
         self,
-        options: Options,
+        options: DemoOptions,
         client: PlaybackClient,
         bag: Bag,
         streams: Streams,
@@ -66,9 +66,9 @@ class Watch:
         self._start = first.stamp
         self._length = (bag.duration if seconds is None else min(seconds, bag.duration)) or 1.0
         self.walked = Walked(itertools.chain([first], frames), thresholds)
-        self._views: list[HeldOut] = []
+        self._views: list[HeldOutView] = []
 
-    def follow(self, progress: Progress) -> Results:
+    def follow(self, progress: Progress) -> DemoResults:
         """Ask for held-out views until the player has ended. Raises ProcessDied, SceneClientError, BagError."""
         task = progress.add_task("", total=round(self._length), note="s")
         asked = 0  # stamp: the clock when a view was last asked for
@@ -88,7 +88,7 @@ class Watch:
             raise NodeUnavailable("the recording was played, but nothing of it arrived over the network")
         self._catch_up()
         status = self.client.newest_status
-        return Results(
+        return DemoResults(
             self._views,
             self.client.last_keyframes.poses,
             np.stack(self.walked.path),
@@ -120,25 +120,25 @@ class Watch:
         self.walked.advance(self.client.clock)
         self.walked.learn(self.client.last_keyframes.poses)
 
-    def render(self, frame: Frame) -> tuple[View, RenderedViews]:
+    def render(self, frame: PosedImage) -> tuple[TrueView, RenderedViews]:
         """Return a frame as the model would see it, and the node's render of that with the same camera."""
         truth = fit(frame, self.size)
         return truth, self.client.render_views(
             [frame.T_world_cam], truth.camera, max_views=self._options.max_views
         )
 
-    def nearest(self, frame: Frame) -> tuple[RGB | None, float]:
+    def nearest(self, frame: PosedImage) -> tuple[RGB | None, float]:
         """Return the image of the keyframe that is nearest to a frame, and its distance in metres."""
         keyframes = self.client.last_keyframes.poses
         T = keyframes[self.walked.nearest(frame.T_world_cam, keyframes)[0]]
         metres = float(np.linalg.norm(T[:3, 3] - frame.T_world_cam[:3, 3]))
         return self.walked.keyframe_image(T, self.size), metres
 
-    def is_keyframe(self, frame: Frame) -> bool:
+    def is_keyframe(self, frame: PosedImage) -> bool:
         """Tell whether a frame is among the node's keyframes now."""
         return self.walked.is_keyframe(frame, self.client.last_keyframes.poses)
 
-    def _ask(self, after: int, clock: int) -> HeldOut | None:
+    def _ask(self, after: int, clock: int) -> HeldOutView | None:
         keyframes = self.client.last_keyframes.poses
         frame = self.walked.candidate(keyframes, after, clock)
         if frame is None:
@@ -157,10 +157,10 @@ class Watch:
         return self._measured(truth, reply, copy, metres, keyframes)
 
     def _measured(
-        self, truth: View, reply: RenderedViews, copy: RGB, metres: float, keyframes: NDArray[np.float64]
-    ) -> HeldOut:
+        self, truth: TrueView, reply: RenderedViews, copy: RGB, metres: float, keyframes: NDArray[np.float64]
+    ) -> HeldOutView:
         image = reply.images[0]
-        return HeldOut(
+        return HeldOutView(
             (truth.stamp - self._start) / SECOND,
             truth.T_world_cam,
             truth.image,

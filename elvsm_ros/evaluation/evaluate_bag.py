@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from elvsm_ros.evaluation.options import Options, parse
+from elvsm_ros.evaluation.options import EvaluationOptions, parse
 from elvsm_ros.tools.processes import private_environment
 
 if TYPE_CHECKING:
-    from elvsm_ros.evaluation.results import Results
+    from elvsm_ros.evaluation.results import EvaluationResults
 
 VIDEO_RATE = 10
 """Frames per second."""
@@ -78,7 +78,7 @@ class _Stop:
             raise KeyboardInterrupt
 
 
-def _run(options: Options, console: Console, stop: _Stop) -> int:
+def _run(options: EvaluationOptions, console: Console, stop: _Stop) -> int:
     from elvsm_ros.parameters.table import Settings
     from elvsm_ros.recordings.bag_reader import Bag, find_streams
     from elvsm_ros.recordings.bag_tf import tf_ends
@@ -99,10 +99,10 @@ def _run(options: Options, console: Console, stop: _Stop) -> int:
         from elvsm_core import owned
         from elvsm_ros.evaluation.journal import KIND
         from elvsm_ros.evaluation.measure import UNFINISHED, evaluate
-        from elvsm_ros.evaluation.replay import Source
+        from elvsm_ros.evaluation.replay import Recording
 
         with _Bars(console, stop.check) as tell:
-            results = evaluate(Source(bag, streams, ends), settings, options, tell)
+            results = evaluate(Recording(bag, streams, ends), settings, options, tell)
     _report(options, console, results)
     if not results.goes_on:
         owned.remove(options.out / UNFINISHED, KIND)
@@ -118,7 +118,7 @@ def _run(options: Options, console: Console, stop: _Stop) -> int:
     return 0
 
 
-def _report(options: Options, console: Console, results: Results) -> None:
+def _report(options: EvaluationOptions, console: Console, results: EvaluationResults) -> None:
     from elvsm_report.video import write_video
     from elvsm_ros.evaluation.node_page import NODE_HEAD, node_facts, node_rows, number
     from elvsm_ros.evaluation.page import SUMMARY_HEAD, facts, pictures, summary_rows, write_page

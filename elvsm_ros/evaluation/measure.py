@@ -18,23 +18,23 @@ import elvsm_ros
 from elvsm_core.checkpoint import resolve
 from elvsm_ros import SceneClientError
 from elvsm_ros.conversions import RGB
-from elvsm_ros.engine import Engine
+from elvsm_ros.engine import DeviceScene
 from elvsm_ros.evaluation.baselines import Metrics, Quality, psnr, warped
 from elvsm_ros.evaluation.convention import ConventionCheck, Verdict
 from elvsm_ros.evaluation.journal import Journal, Record, code, digest, fingerprint
 from elvsm_ros.evaluation.noise import LEVELS, sensitivity
-from elvsm_ros.evaluation.options import Options
-from elvsm_ros.evaluation.replay import Complaints, Source, nothing_usable, replay
+from elvsm_ros.evaluation.options import EvaluationOptions
+from elvsm_ros.evaluation.replay import Complaints, Recording, nothing_usable, replay
 from elvsm_ros.evaluation.results import (
     NEAREST,
     OFFLINE,
     ONLINE,
     RENDER,
     ROTATION,
-    HeldOut,
+    EvaluationResults,
+    HeldOutFrame,
     Key,
     NodeRun,
-    Results,
     keyframe_steps,
 )
 from elvsm_ros.input.camera_input import T_body_cam
@@ -54,18 +54,18 @@ Progress = Callable[[str, int, int], None]
 """Is told how far the evaluation is: stage, done, total."""
 
 
-class Evaluation:
+class BagEvaluation:
     """One run over a recording; `run` does it.
 
     The scene is the node's (Engine), the images go through the node's intake, and everything happens in the order
     of the recording, so that two runs give the same figures on one machine.
     """
 
-    def __init__(self, source: Source, settings: Settings, options: Options, progress: Progress):
+    def __init__(self, source: Recording, settings: Settings, options: EvaluationOptions, progress: Progress):
         self._source, self._settings, self._options = source, settings, options
         self._bag, self._streams = source.bag, source.streams
         self._tell = progress
-        self._engine = Engine(settings)
+        self._engine = DeviceScene(settings)
         self._complaints = Complaints()
         self._intake = source.intake(settings, self._complaints.reports)
         self._metrics = Metrics(options.lpips, self._engine.native_size)
@@ -76,7 +76,7 @@ class Evaluation:
         self.stamps: dict[int, int] = {}
         """Stamps (nanoseconds) of every keyframe that ever was, by view, oldest first."""
         self._path: list[np.ndarray] = []
-        self._views: list[HeldOut] = []
+        self._views: list[HeldOutFrame] = []
         self._insert_ms: list[float] = []
         self._evicted = self._held_out = 0
         self._last_keyframe = self._last_image = self._start = 0
@@ -85,7 +85,7 @@ class Evaluation:
         self._images = max(1, math.ceil(share * self._streams.image.count))
         self._stride = math.ceil(self._images / options.frames)
 
-    def run(self) -> Results:
+    def run(self) -> EvaluationResults:
         """Evaluate. Raises BagError for a recording without a usable image.
 
         A recording that turns out to be damaged on the way, and Ctrl-C, give the results so far.
@@ -112,7 +112,7 @@ class Evaluation:
         except (SceneClientError, ProcessDied) as error:
             incomplete = failed = f"through the node: {error}"
         verdict, scene = self._convention.verdict(), self._engine.scene
-        return Results(
+        return EvaluationResults(
             facts=self._facts(),
             views=self._views,
             path=np.stack(self._path),
@@ -198,7 +198,7 @@ class Evaluation:
         nearest = self._nearest(camera, poses)
         metres, radians = ec.keyframes.differences(camera.T_world_cam, poses[nearest][None])
         record = self._render(f"{candidate.stamp}", camera, truth, self._options.sweep)
-        view = HeldOut(
+        view = HeldOutFrame(
             index=len(self._views),
             stamp=candidate.stamp,
             time=self._seconds(candidate.stamp),
@@ -242,7 +242,7 @@ class Evaluation:
         }
         return Record(rendering.images[0], values)
 
-    def _compare(self, view: HeldOut, column: str, record: Record, name: str, nearest: int) -> None:
+    def _compare(self, view: HeldOutFrame, column: str, record: Record, name: str, nearest: int) -> None:
         keyframe = self._engine.scene.keyframe(nearest)
         copy = keyframe.image.numpy()
         pictures: dict[Key, RGB] = {
@@ -387,10 +387,10 @@ def _peak_memory() -> int:
 
 
 def evaluate(
-    source: Source,
+    source: Recording,
     settings: Settings,
-    options: Options,
+    options: EvaluationOptions,
     progress: Progress = lambda stage, done, total: None,
-) -> Results:
+) -> EvaluationResults:
     """Evaluate a recording. Raises BagError, and ValueError for a model or a device that cannot be."""
-    return Evaluation(source, settings, options, progress).run()
+    return BagEvaluation(source, settings, options, progress).run()

@@ -11,7 +11,7 @@ import elvsm_core as ec
 from elvsm_core import Keyframe
 from elvsm_ros.evaluation.baselines import psnr
 from elvsm_ros.evaluation.journal import NO_PICTURE, Journal, Record
-from elvsm_ros.evaluation.results import HeldOut
+from elvsm_ros.evaluation.results import HeldOutFrame
 
 LEVELS = ((0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (5.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.0, 2.0))
 """Centimetres and degrees by which every keyframe is displaced and turned, in a direction of its own."""
@@ -31,7 +31,7 @@ def disturbed(camera: ec.Camera, metres: float, degrees: float, rng: np.random.G
 def sensitivity(
     make_scene: Callable[[], ec.Scene],
     keyframes: Sequence[Keyframe],
-    views: Sequence[HeldOut],
+    views: Sequence[HeldOutFrame],
     max_views: int | None,
     journal: Journal,
     step: Callable[[], None] = lambda: None,

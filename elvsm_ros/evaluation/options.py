@@ -12,7 +12,7 @@ from elvsm_ros.tools.command_line import HelpFormatter, add_model, add_topics, a
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """What the evaluation is told; `parse` says what each means."""
 
     bag: Path
@@ -36,7 +36,7 @@ class Options:
     """The node's parameters that are not at their defaults."""
 
 
-def parse(arguments: Sequence[str] | None) -> Options:
+def parse(arguments: Sequence[str] | None) -> EvaluationOptions:
     """Read the command line. Exits with status 2 and a message when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="elvsm_evaluate_bag",
@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         if not equals:
             parser.error(f"--param needs NAME=VALUE, got {text!r}")
         parameters[name] = _value(name, value, parser)
-    return Options(**options, parameters=parameters)
+    return EvaluationOptions(**options, parameters=parameters)
 
 
 def _value(name: str, text: str, parser: argparse.ArgumentParser) -> Any:

@@ -22,8 +22,8 @@ from elvsm_ros.evaluation.results import (
     RENDER,
     ROTATION,
     WORDS,
-    HeldOut,
-    Results,
+    EvaluationResults,
+    HeldOutFrame,
 )
 from elvsm_ros.tools import image_grid
 
@@ -45,7 +45,7 @@ LEGEND = (
 )
 
 
-def summary_rows(results: Results) -> list[list[str]]:
+def summary_rows(results: EvaluationResults) -> list[list[str]]:
     """Return the lines of the table of means: what, then PSNR, SSIM and LPIPS online and offline."""
     summary = results.summary()
     rows = []
@@ -62,7 +62,7 @@ SUMMARY_HEAD = ["", *(f"{m} {c}" for c in (ONLINE, OFFLINE) for m in ("PSNR", "S
 """PSNR is in dB; a dash stands for a metric that could not be computed."""
 
 
-def facts(results: Results) -> list[tuple[str, str]]:
+def facts(results: EvaluationResults) -> list[tuple[str, str]]:
     """Return what else there is to say about a run: counts, times, settings."""
     f, counts, timing = results.facts, results.counts, results.timing
     topics = ", ".join(f["topics"].values())
@@ -102,7 +102,7 @@ def _steps(steps: dict[str, float]) -> list[tuple[str, str]]:
     return [("from one keyframe to the next", f"median {median}; at most {largest}")]
 
 
-def write_page(path: Path, results: Results, video: Path | None) -> None:
+def write_page(path: Path, results: EvaluationResults, video: Path | None) -> None:
     """Write the report as one HTML file without external resources."""
     views = results.views
     parts = [f"<style>{(FOLDER / 'page.css').read_text()}</style>"]
@@ -151,7 +151,7 @@ def write_page(path: Path, results: Results, video: Path | None) -> None:
     write_text(path, report.page(title, INTRODUCTION, *parts, footer=FOOTER, scripts=[script]))
 
 
-def pictures(results: Results, height: int = 256) -> Iterator[RGB]:
+def pictures(results: EvaluationResults, height: int = 256) -> Iterator[RGB]:
     """Yield the frames of the side-by-side video: truth, online render, nearest keyframe."""
     for view in results.views:
         yield image_grid.row(
@@ -165,7 +165,7 @@ def pictures(results: Results, height: int = 256) -> Iterator[RGB]:
         )
 
 
-def _figures(results: Results) -> list[report.Figure]:
+def _figures(results: EvaluationResults) -> list[report.Figure]:
     summary: dict[str, Any] = results.summary()
     online, offline = summary[ONLINE], summary.get(OFFLINE)
     psnr = {method: online[method]["psnr"] for method in METHODS}
@@ -198,7 +198,7 @@ def _figures(results: Results) -> list[report.Figure]:
     return items
 
 
-def _charts(results: Results) -> str:
+def _charts(results: EvaluationResults) -> str:
     views = results.views
     poses = np.stack([view.camera.T_world_cam for view in views])
     above = charts.map_from_above(results.path, results.keyframes, poses)
@@ -239,13 +239,13 @@ def _charts(results: Results) -> str:
     )
 
 
-def _sweep_chart(results: Results) -> str:
+def _sweep_chart(results: EvaluationResults) -> str:
     rows = results.sweep()
     series = charts.Series("render", "online", [r["max_views"] for r in rows], [r["psnr"] for r in rows])
     return report.panel("Quality by max_views", charts.chart((series,), "max_views", "PSNR, dB"))
 
 
-def _comparison(view: HeldOut) -> report.Comparison:
+def _comparison(view: HeldOutFrame) -> report.Comparison:
     shown = [
         ("render", "render, online", ONLINE, RENDER),
         ("offline", "render, offline", OFFLINE, RENDER),
@@ -264,7 +264,7 @@ def _comparison(view: HeldOut) -> report.Comparison:
     )
 
 
-def _depends(results: Results) -> str:
+def _depends(results: EvaluationResults) -> str:
     names = {
         "seconds_since_keyframe": "seconds since the last keyframe",
         "metres_to_nearest": "metres to the nearest keyframe",
@@ -285,7 +285,7 @@ def _depends(results: Results) -> str:
     return report.columns(*tables[:2]) + report.columns(*tables[2:])
 
 
-def _all(views: Sequence[HeldOut]) -> str:
+def _all(views: Sequence[HeldOutFrame]) -> str:
     head = ["frame", "time, s", "since, s", "distance, m", "angle, °", "keyframes", "support", "render, ms"]
     head += ["online", "offline", "nearest", "rotated", "SSIM online", "LPIPS online"]
     rows = []

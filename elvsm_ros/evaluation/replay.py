@@ -35,7 +35,7 @@ class Decision:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Recording:
     """A recording: the file, its topics, and with TF for poses the frames that it is asked for."""
 
     bag: Bag
@@ -118,7 +118,7 @@ class ReplayIntake(Intake):
 
 
 def replay(
-    source: Source,
+    source: Recording,
     intake: ReplayIntake,
     seconds: float | None = None,
     passed: Callable[[], None] = lambda: None,
@@ -170,7 +170,7 @@ class Complaints:
         ]
 
 
-def nothing_usable(source: Source, complaints: Complaints) -> BagError:
+def nothing_usable(source: Recording, complaints: Complaints) -> BagError:
     """Return the error for a recording without a single usable image, with what the intake said."""
     bag, streams = source.bag, source.streams
     why = "; ".join(complaints.lines()) or "the topics never overlap in time"

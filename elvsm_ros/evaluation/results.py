@@ -34,7 +34,7 @@ Key = tuple[str, str]
 
 
 @dataclasses.dataclass(eq=False)
-class HeldOut:
+class HeldOutFrame:
     """A frame that is no keyframe. Pictures are uint8 RGB [H, W, 3] at the model's size.
 
     stamp: of the image, nanoseconds. time: seconds since the recording began. since: seconds since the last keyframe.
@@ -87,7 +87,7 @@ class NodeRun:
 
 
 @dataclasses.dataclass(eq=False)
-class Results:
+class EvaluationResults:
     """An evaluation; what is missing of it when it was cut short is told by `incomplete`.
 
     goes_on: another run can take over from this one.
@@ -98,7 +98,7 @@ class Results:
     """
 
     facts: dict[str, Any]
-    views: list[HeldOut]
+    views: list[HeldOutFrame]
     path: NDArray[np.float64]
     keyframes: NDArray[np.float64]
     counts: dict[str, int]
@@ -194,7 +194,7 @@ def keyframe_steps(T_world_cam: NDArray[np.float64], stamps: Sequence[int]) -> d
 
 
 def _binned(
-    views: Sequence[HeldOut], value: Callable[[HeldOut], float], edges: Sequence[float]
+    views: Sequence[HeldOutFrame], value: Callable[[HeldOutFrame], float], edges: Sequence[float]
 ) -> list[dict[str, float | None]]:
     rows: list[dict[str, float | None]] = []
     for low, high in zip(edges, [*edges[1:], math.inf], strict=True):
@@ -207,7 +207,7 @@ def _binned(
     return rows
 
 
-def _row(view: HeldOut) -> dict[str, Any]:
+def _row(view: HeldOutFrame) -> dict[str, Any]:
     row: dict[str, Any] = {
         "index": view.index,
         "time": view.time,

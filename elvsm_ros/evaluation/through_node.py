@@ -21,9 +21,9 @@ from elvsm_ros import RenderedViews
 from elvsm_ros.conversions import RGB
 from elvsm_ros.engine import make_scene
 from elvsm_ros.evaluation.baselines import mean, psnr
-from elvsm_ros.evaluation.options import Options
-from elvsm_ros.evaluation.replay import Complaints, Source, replay
-from elvsm_ros.evaluation.results import OFFLINE, ONLINE, RENDER, HeldOut, NodeRun
+from elvsm_ros.evaluation.options import EvaluationOptions
+from elvsm_ros.evaluation.replay import Complaints, Recording, replay
+from elvsm_ros.evaluation.results import OFFLINE, ONLINE, RENDER, HeldOutFrame, NodeRun
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.recordings.bag_reader import SECOND
 from elvsm_ros.tools.node_process import NODE_TIMEOUT, clock, start_node, start_player
@@ -44,7 +44,7 @@ class Asked:
     kept: stamps of the node's keyframes when the frame was asked for. overtaken: there were more when it was answered.
     """
 
-    view: HeldOut
+    view: HeldOutFrame
     kept: tuple[int, ...] | None = None
     overtaken: bool = False
     psnr: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
@@ -58,9 +58,9 @@ class NodeCheck:
 
     def __init__(
         self,
-        source: Source,
+        source: Recording,
         settings: Settings,
-        options: Options,
+        options: EvaluationOptions,
         model: ec.EfficientLVSM,
         tell: Callable[[str, int, int], None],
     ):
@@ -69,7 +69,7 @@ class NodeCheck:
         self._replies: list[RenderedViews] = []
         self._late = 0
 
-    def run(self, views: Sequence[HeldOut], inserted: Sequence[int], kept: Sequence[int]) -> NodeRun:
+    def run(self, views: Sequence[HeldOutFrame], inserted: Sequence[int], kept: Sequence[int]) -> NodeRun:
         """Compare with the replay in this process.
 
         views: its held-out frames. inserted: stamps of all its keyframes, oldest first; kept: of those that it had
@@ -166,7 +166,7 @@ class NodeCheck:
                 item.psnr[OFFLINE, NODE] = psnr(image, item.view.truth)
             self._tell("node, afterwards", done, len(asked))
 
-    def _request(self, client: PlaybackClient, view: HeldOut) -> RenderedViews:
+    def _request(self, client: PlaybackClient, view: HeldOutFrame) -> RenderedViews:
         return client.render_views([view.camera.T_world_cam], view.camera)
 
     def _latency(self, client: PlaybackClient) -> dict[str, float]:
@@ -226,7 +226,7 @@ class NodeCheck:
             if not same and (OFFLINE, NODE) in item.psnr:
                 item.psnr[OFFLINE, SAME] = self._psnr_here(scene, item.view)
 
-    def _psnr_here(self, scene: ec.Scene, view: HeldOut) -> float:
+    def _psnr_here(self, scene: ec.Scene, view: HeldOutFrame) -> float:
         return psnr(scene.render([view.camera], self._settings.max_views or None).images[0], view.truth)
 
     def _pictures(self, stamps: set[int], size: tuple[int, int]) -> Mapping[int, tuple[RGB, ec.Camera]]:

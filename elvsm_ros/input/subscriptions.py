@@ -23,7 +23,7 @@ from elvsm_ros.quoting import quoted
 
 
 @dataclasses.dataclass
-class Topic:
+class WatchedTopic:
     """A subscription and what came over it. newest: stamp, ns; seen: seconds, steady; refused: by its QoS."""
 
     name: str
@@ -37,7 +37,7 @@ class Topic:
     refused: int = 0
 
 
-class Inputs:
+class Subscriptions:
     """Subscribe to images, camera infos and poses, pass them to the intake, and notice silence.
 
     node: subscribes. advance: called after every image and pose. Lives from activate to deactivate (`close`).
@@ -48,7 +48,7 @@ class Inputs:
     ):
         self._node, self._settings, self._intake = node, settings, intake
         self._advance, self._reports = advance, reports
-        self._topics: list[Topic] = []
+        self._topics: list[WatchedTopic] = []
         self._silent: set[str] = set()  # topics that have been warned about
         try:
             self._subscribe_all()
@@ -95,7 +95,7 @@ class Inputs:
         return [topic.name for topic in self._topics]
 
     @property
-    def topics(self) -> list[Topic]:
+    def topics(self) -> list[WatchedTopic]:
         """What came over each of the topics."""
         return self._topics
 
@@ -122,7 +122,7 @@ class Inputs:
     def _subscribe(
         self, kind: type, name: str, what: str, callback: Callable[[Any], None], qos: QoSProfile
     ) -> None:
-        topic = Topic(name, what, kind, time.monotonic())
+        topic = WatchedTopic(name, what, kind, time.monotonic())
 
         def receive(message: Any) -> None:
             topic.count += 1
@@ -164,7 +164,7 @@ class Inputs:
 
     # Words
 
-    def _explain(self, silent: list[Topic], limit: float) -> str:
+    def _explain(self, silent: list[WatchedTopic], limit: float) -> str:
         what = ", ".join(topic.what for topic in silent)
         parts = [f"waiting for {what}: nothing arrived for {limit:g} s"]
         parts += [self._state_of(topic) for topic in self._topics]
@@ -178,7 +178,7 @@ class Inputs:
             )
         return "; ".join(parts)
 
-    def _state_of(self, topic: Topic) -> str:
+    def _state_of(self, topic: WatchedTopic) -> str:
         publishers = self._node.get_publishers_info_by_topic(topic.name)
         wanted = topic.kind.__module__.split(".")[0] + "/msg/" + topic.kind.__name__
         others = sorted({p.topic_type for p in publishers if p.topic_type != wanted})

@@ -20,7 +20,7 @@ from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
     from elvsm_core.scene import Unpacked
-    from elvsm_ros.engine import Engine, Inserted
+    from elvsm_ros.engine import DeviceScene, Inserted
 
 Wait = Callable[[Future], Awaitable[Any]]
 """Waits for a future without holding the executor up."""
@@ -54,7 +54,7 @@ class KeyframeFeed:
     def __init__(
         self,
         intake: Intake,
-        worker: Worker[Engine],
+        worker: Worker[DeviceScene],
         reports: Reports,
         later: Callable[..., None],
         changed: Callable[[], None],
@@ -128,7 +128,7 @@ class KeyframeFeed:
         self._changed()
 
     async def _exchange(
-        self, job: Callable[[Engine], Any], wait: Wait, forget: Callable[[], None] = lambda: None
+        self, job: Callable[[DeviceScene], Any], wait: Wait, forget: Callable[[], None] = lambda: None
     ) -> tuple[Any, bool]:
         """Have the scene's content exchanged, and forget what is under way for the present one.
 

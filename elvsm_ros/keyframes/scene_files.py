@@ -24,7 +24,7 @@ from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
     from elvsm_core.persistence import StoredScene
-    from elvsm_ros.engine import Engine
+    from elvsm_ros.engine import DeviceScene
 
 SUFFIX = ".safetensors"
 LATEST = (2**31 - 1) * 1_000_000_000
@@ -83,7 +83,7 @@ def resolve(directory: str, name: str) -> Path:
     return path
 
 
-def model_of(engine: Engine, name: str) -> dict[str, str]:
+def model_of(engine: DeviceScene, name: str) -> dict[str, str]:
     """Return what tells models apart: the name that the weights were loaded by, and a fingerprint of them."""
     import torch
 
@@ -106,7 +106,7 @@ class SceneFiles:
 
     def __init__(
         self,
-        worker: Worker[Engine],
+        worker: Worker[DeviceScene],
         feed: KeyframeFeed,
         intake: Intake,
         reports: Reports,

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from elvsm.msg import Status
 from elvsm_ros.input.image_intake import Intake
-from elvsm_ros.input.subscriptions import Inputs
+from elvsm_ros.input.subscriptions import Subscriptions
 from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed
 from elvsm_ros.monitoring.diagnostics import REASONS, Snapshot, device_memory
 from elvsm_ros.monitoring.fault_log import Reports
@@ -105,7 +105,7 @@ def status(parts: Parts, settings: Settings, header: Header) -> Status:
 
 def snapshot(
     parts: Parts | None,
-    inputs: Inputs | None,
+    inputs: Subscriptions | None,
     settings: Settings,
     state: str,
     fault: str,

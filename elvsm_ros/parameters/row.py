@@ -27,7 +27,7 @@ def parameter(
     repeats: bool = False,
     at_start: bool = False,
 ) -> Any:
-    """Return the dataclass field of a parameter; what its arguments mean is said at `Row`."""
+    """Return the dataclass field of a parameter; what its arguments mean is said at `ParameterRow`."""
     metadata = {
         "description": description, "low": low, "high": high, "choices": choices, "live": live,
         "repeats": repeats, "at_start": at_start,
@@ -36,7 +36,7 @@ def parameter(
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ParameterRow:
     """One parameter: live ones change at run time, others only while the node is unconfigured.
 
     `low` and `high` are inclusive and hold for every number of an array; None: any value of the type.

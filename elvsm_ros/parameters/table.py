@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from elvsm_ros.parameters.row import ParameterError, Row, parameter, perhaps
+from elvsm_ros.parameters.row import ParameterError, ParameterRow, parameter, perhaps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,9 +287,9 @@ class Settings:
         return dataclasses.replace(self, **plain)
 
 
-def table() -> tuple[Row, ...]:
+def table() -> tuple[ParameterRow, ...]:
     """Return all parameters in the order of the file."""
-    return tuple(Row(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings))  # type: ignore[arg-type]
+    return tuple(ParameterRow(f.name, f.default, **f.metadata) for f in dataclasses.fields(Settings))  # type: ignore[arg-type]
 
 
 def declare(node: Any) -> Settings:

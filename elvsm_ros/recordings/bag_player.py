@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elvsm_ros.recordings.bag_reader import SECOND, TF, Bag, BagError, Topic, message_class
+from elvsm_ros.recordings.bag_reader import SECOND, TF, Bag, BagError, RecordedTopic, message_class
 from elvsm_ros.recordings.bag_tf import POSE_TOPIC, Ends, PosesFromTf, open_tf
 from elvsm_ros.tools.command_line import positive
 
@@ -98,7 +98,7 @@ def _tf(bag: Bag, topics: Sequence[str], ends: Sequence[str] | None) -> dict[str
     return {"poses": PosesFromTf(open_tf(bag, static, Ends(world, camera)), world), "image": image}
 
 
-def playable(bag: Bag) -> list[Topic]:
+def playable(bag: Bag) -> list[RecordedTopic]:
     """Return the topics that have messages of types which are installed."""
     found = []
     for topic in bag.topics.values():

@@ -45,7 +45,7 @@ class BagError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Topic:
+class RecordedTopic:
     """A topic of a bag: its name, its type as in sensor_msgs/msg/Image, and how many messages there are."""
 
     name: str
@@ -101,7 +101,7 @@ class Bag:
             )
         self._reader = self._guarded(self._open)
         self.topics = {
-            name: Topic(name, info.msgtype or "several types", info.msgcount)
+            name: RecordedTopic(name, info.msgtype or "several types", info.msgcount)
             for name, info in sorted(self._reader.topics.items())
         }
         if not any(topic.count for topic in self.topics.values()):
@@ -142,7 +142,7 @@ class Bag:
 
     def raw(
         self, topics: Collection[str], seconds: float | None = None
-    ) -> Iterator[tuple[Topic, int, bytes]]:
+    ) -> Iterator[tuple[RecordedTopic, int, bytes]]:
         """Yield topic, time (nanoseconds) and CDR of every message of some topics, in the order of time.
 
         seconds: stop so long after the bag's start. Raises BagError for topics that are not there, and where
@@ -166,12 +166,12 @@ class Bag:
 
     def messages(
         self, topics: Collection[str], seconds: float | None = None
-    ) -> Iterator[tuple[Topic, int, Any]]:
+    ) -> Iterator[tuple[RecordedTopic, int, Any]]:
         """Yield what `raw` yields, with rclpy messages in place of CDR; transforms are messages of rosbags."""
         for topic, time, cdr in self.raw(topics, seconds):
             yield topic, time, self.decoded(topic, cdr)
 
-    def decoded(self, topic: Topic, cdr: bytes) -> Any:
+    def decoded(self, topic: RecordedTopic, cdr: bytes) -> Any:
         """Return the message of a topic that was serialised. Raises BagError."""
         if topic.type == TF:  # PyPI has no tf2_msgs
             return self._guarded(_typestore().deserialize_cdr, cdr, TF)
@@ -214,10 +214,10 @@ class Bag:
 class Streams:
     """The three topics that a posed camera is recorded on. static: those of TF's static transforms, with TF."""
 
-    image: Topic
-    camera_info: Topic
-    pose: Topic
-    static: tuple[Topic, ...] = ()
+    image: RecordedTopic
+    camera_info: RecordedTopic
+    pose: RecordedTopic
+    static: tuple[RecordedTopic, ...] = ()
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -252,7 +252,9 @@ def pose_in(message: Any) -> Any:
     return message.pose.pose if hasattr(message.pose, "pose") else message.pose
 
 
-def _choose(bag: Bag, role: str, types: tuple[str, ...], name: str | None, narrow: Any = list) -> Topic:
+def _choose(
+    bag: Bag, role: str, types: tuple[str, ...], name: str | None, narrow: Any = list
+) -> RecordedTopic:
     option = f"--{role.replace('_', '-')}-topic"
     kinds = " or ".join(types)
     if name is not None:
@@ -286,7 +288,7 @@ def _choose(bag: Bag, role: str, types: tuple[str, ...], name: str | None, narro
     return left[0]
 
 
-def _without_duplicates(found: list[Topic]) -> list[Topic]:
+def _without_duplicates(found: list[RecordedTopic]) -> list[RecordedTopic]:
     names = {topic.name for topic in found if topic.type == COMPRESSED}
     return [
         topic
@@ -295,17 +297,17 @@ def _without_duplicates(found: list[Topic]) -> list[Topic]:
     ]
 
 
-def _moving(found: list[Topic]) -> list[Topic]:
+def _moving(found: list[RecordedTopic]) -> list[RecordedTopic]:
     poses = [topic for topic in found if topic.type != TF]
     return poses or [topic for topic in found if not topic.name.endswith("tf_static")]
 
 
-def _beside(image: Topic, found: list[Topic]) -> list[Topic]:
+def _beside(image: RecordedTopic, found: list[RecordedTopic]) -> list[RecordedTopic]:
     folder = image.name.removesuffix("/compressed").rsplit("/", 1)[0]
     return [topic for topic in found if topic.name.rsplit("/", 1)[0] == folder] or found
 
 
-def _listed(topics: Collection[Topic]) -> str:
+def _listed(topics: Collection[RecordedTopic]) -> str:
     return ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in topics) or "no topics at all"
 
 
@@ -313,7 +315,7 @@ def _listed(topics: Collection[Topic]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Frame:
+class PosedImage:
     """An image of a recording: stamp (nanoseconds), T_world_cam (4x4, metres), intrinsics, and the message.
 
     intrinsics: of `rgb()`, which has no distortion in it.
@@ -355,7 +357,7 @@ class PosedFrames:
         )
         self.skipped: collections.Counter[str] = collections.Counter()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[PosedImage]:
         self.skipped.clear()
         poses, calibration = self._make_poses(), None
         cache: dict[tuple, Calibration] = {}  # a lens's maps are made once
@@ -383,7 +385,7 @@ class PosedFrames:
                     continue
                 if T is None:
                     break
-                yield Frame(stamp, T, calibration.camera, waiting.popleft(), calibration.lens)
+                yield PosedImage(stamp, T, calibration.camera, waiting.popleft(), calibration.lens)
         if waiting:
             self.skipped["image: no pose or camera_info after it"] += len(waiting)
 

@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from elvsm_ros.conversions import matrix_to_pose, stamp_of
 from elvsm_ros.input.pose_source import PoseError
-from elvsm_ros.recordings.bag_reader import TF, Bag, BagError, Streams, Topic
+from elvsm_ros.recordings.bag_reader import TF, Bag, BagError, RecordedTopic, Streams
 from elvsm_ros.recordings.tf_buffer import TfBuffer
 
 LOOK = 5000
@@ -43,7 +43,7 @@ def tf_ends(bag: Bag, streams: Streams, world_frame: str = "", camera_frame: str
 
 def open_tf(
     bag: Bag,
-    static: Sequence[Topic],
+    static: Sequence[RecordedTopic],
     ends: Ends,
     T_body_cam: NDArray[np.float64] | None = None,
     length: float = 10.0,

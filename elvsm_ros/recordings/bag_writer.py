@@ -19,12 +19,12 @@ from std_msgs.msg import Header
 
 from elvsm_core import owned
 from elvsm_ros.conversions import RGB, Intrinsics, camera_info, matrix_to_pose, rgb_to_compressed
-from elvsm_ros.recordings.bag_reader import CAMERA_INFO, COMPRESSED, POSE, SECOND, Streams, Topic
+from elvsm_ros.recordings.bag_reader import CAMERA_INFO, COMPRESSED, POSE, SECOND, RecordedTopic, Streams
 
 STREAMS = Streams(
-    Topic("/camera/image/compressed", COMPRESSED, 0),
-    Topic("/camera/camera_info", CAMERA_INFO, 0),
-    Topic("/camera/pose", POSE, 0),
+    RecordedTopic("/camera/image/compressed", COMPRESSED, 0),
+    RecordedTopic("/camera/camera_info", CAMERA_INFO, 0),
+    RecordedTopic("/camera/pose", POSE, 0),
 )
 """What is written; the counts say nothing."""
 PARTIAL = "unfinished recording"
@@ -92,7 +92,7 @@ class CameraBagWriter:
         header = Header(stamp=_time(stamp), frame_id=self.world_frame)
         self._write(STREAMS.pose, stamp, PoseStamped(header=header, pose=matrix_to_pose(T_world_cam)))
 
-    def _write(self, topic: Topic, stamp: int, message: Any) -> None:
+    def _write(self, topic: RecordedTopic, stamp: int, message: Any) -> None:
         self._writer.write(self._connections[topic], stamp, serialize_message(message))
 
 

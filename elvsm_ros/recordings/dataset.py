@@ -27,7 +27,7 @@ from elvsm_training.data import cameras, formats
 from elvsm_training.data.store import DatasetError, Scene, Scenes, Store
 
 if TYPE_CHECKING:
-    from elvsm_ros.evaluation.replay import Decision, Source
+    from elvsm_ros.evaluation.replay import Decision, Recording
     from elvsm_ros.input.image_intake import Candidate
 
 SUMMARY = "recordings of a posed camera: rosbag2 (mcap, sqlite3) and ROS 1 bags"
@@ -41,7 +41,7 @@ FEWEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ExtractionOptions:
     """How a recording becomes scenes.
 
     image_topic, camera_info_topic, pose_topic: as for elvsm_evaluate_bag, where a recording has several. world_frame,
@@ -78,20 +78,20 @@ def open_store(
     pose_topic: str | None = None,
     world_frame: str = "",
     camera_frame: str = "",
-    body_to_camera: Sequence[float] = Options.body_to_camera,
-    spacing: float = Options.spacing,
-    angle: float = Options.angle,
-    stretch: int = Options.stretch,
+    body_to_camera: Sequence[float] = ExtractionOptions.body_to_camera,
+    spacing: float = ExtractionOptions.spacing,
+    angle: float = ExtractionOptions.angle,
+    stretch: int = ExtractionOptions.stretch,
     rectified: bool = False,
-    encoding: str = Options.encoding,
+    encoding: str = ExtractionOptions.encoding,
     cache: str = "",
 ) -> Store:
-    """Open a recording, extracting its frames into the cache unless they are there. `Options` says what each means.
+    """Open a recording, extracting its frames into the cache unless they are there. See `ExtractionOptions`.
 
     cache: folder for the extracted frames; empty: below ELVSM_CACHE. Raises DatasetError for a recording that cannot
     be used, with the reason, and OSError for a full disk.
     """
-    options = Options(
+    options = ExtractionOptions(
         image_topic, camera_info_topic, pose_topic, world_frame, camera_frame, tuple(map(float, body_to_camera)),
         float(spacing), float(angle), stretch, rectified, encoding,
     )  # fmt: skip
@@ -108,7 +108,7 @@ def open_store(
     return Scenes(openers)
 
 
-def _name(path: Path, options: Options) -> str:
+def _name(path: Path, options: ExtractionOptions) -> str:
     """Return a name that changes with the recording and the options."""
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     states = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
@@ -122,7 +122,10 @@ def _scene(name: str, folder: Path, notes: tuple[str, ...]) -> Scene:
 
 
 def extract(
-    path: Path, options: Options, folder: Path, passed: Callable[[int, int], None] = lambda done, total: None
+    path: Path,
+    options: ExtractionOptions,
+    folder: Path,
+    passed: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write the frames of a recording as scenes into a folder, which appears when it is complete.
 
@@ -131,7 +134,7 @@ def extract(
     # Before rclpy is imported: the ROS packages of PyPI take the virtual environment as their prefix.
     os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
     try:
-        from elvsm_ros.evaluation.replay import Source
+        from elvsm_ros.evaluation.replay import Recording
         from elvsm_ros.recordings.bag_reader import Bag, find_streams
         from elvsm_ros.recordings.bag_tf import tf_ends
     except ImportError as error:
@@ -146,7 +149,7 @@ def extract(
             fresh = temporary / folder.name
             fresh.mkdir()
             streams = find_streams(bag, options.image_topic, options.camera_info_topic, options.pose_topic)
-            source = Source(bag, streams, tf_ends(bag, streams, options.world_frame, options.camera_frame))
+            source = Recording(bag, streams, tf_ends(bag, streams, options.world_frame, options.camera_frame))
             facts = _Extraction(source, options, fresh, passed).run()
             write_bytes(fresh / "complete.json", json.dumps(facts).encode())
             if not folder.exists():  # two at the same time make the same
@@ -163,7 +166,7 @@ class _Extraction:
     """One pass over a recording. What it holds in memory is one image and the cameras of one stretch."""
 
     def __init__(
-        self, source: Source, options: Options, folder: Path, passed: Callable[[int, int], None]
+        self, source: Recording, options: ExtractionOptions, folder: Path, passed: Callable[[int, int], None]
     ) -> None:
         self.source, self.options, self.folder, self.passed = source, options, folder, passed
         self.rows: list[dict[str, Any]] = []

@@ -31,7 +31,7 @@ SECOND = 1_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ConversionSettings:
     """How scenes are written. rate: frames per second. scale: metres to a unit of the dataset's lengths."""
 
     rate: float = 10.0
@@ -63,7 +63,7 @@ def poses(scene: Scene, scale: float = 1.0) -> NDArray[np.float64]:
 
 
 def write_bag(
-    scene: Scene, path: Path, settings: Settings, frames: Collection[int] | None = None
+    scene: Scene, path: Path, settings: ConversionSettings, frames: Collection[int] | None = None
 ) -> list[int]:
     """Write a scene, or some of its frames, as a rosbag2 (mcap); returns the frames that are missing or damaged.
 
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before rclpy is imported: the ROS packages of PyPI take the virtual environment as their prefix.
     os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
     try:
-        settings = Settings(args.rate, args.scale)
+        settings = ConversionSettings(args.rate, args.scale)
         index = None if args.index is None else read_index(args.index)
         store = open_store(args.source)
         todo = chosen(store, index, args.scenes)
@@ -169,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _write_all(store: Store, out: Path, settings: Settings, todo: Mapping[str, range | None]) -> int:
+def _write_all(
+    store: Store, out: Path, settings: ConversionSettings, todo: Mapping[str, range | None]
+) -> int:
     from rich.console import Console
     from rich.progress import track
 

@@ -19,12 +19,12 @@ from elvsm_ros import conversions
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.monitoring.stats import Window
 from elvsm_ros.rendering import requests
-from elvsm_ros.rendering.render_task import RGB, Answer, Rendering
+from elvsm_ros.rendering.render_task import RGB, Answer, RenderTask
 from elvsm_ros.rendering.requests import Context, Query
 from elvsm_ros.worker import BusyError, StoppedError, Worker
 
 if TYPE_CHECKING:
-    from elvsm_ros.engine import Engine
+    from elvsm_ros.engine import DeviceScene
 
 
 FINISHERS = 3
@@ -41,7 +41,7 @@ class RenderDesk:
 
     def __init__(
         self,
-        worker: Worker[Engine],
+        worker: Worker[DeviceScene],
         context: Callable[[], Context],
         reports: Reports,
         later: Callable[..., None],
@@ -68,7 +68,7 @@ class RenderDesk:
         quick = (
             query.encoding == "rgb8" and query.render_size == (height, width) and len(query.T_world_cam) == 1
         )
-        task = Rendering(query, finish, self._pool, latest, quick)
+        task = RenderTask(query, finish, self._pool, latest, quick)
         self._worker.submit(task)
         return task.future
 

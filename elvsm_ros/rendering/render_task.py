@@ -19,7 +19,7 @@ from elvsm_ros.worker import StoppedError, Task
 if TYPE_CHECKING:
     from elvsm_core import Camera, Scene, SceneFrame
     from elvsm_core.scene import Plan
-    from elvsm_ros.engine import Engine
+    from elvsm_ros.engine import DeviceScene
 
 GROUP = 8
 """Poses of a request, one after the other, that share one choice of keyframes."""
@@ -38,10 +38,10 @@ class Answer:
     views: list[int]
 
 
-class Rendering(Task["Engine"]):
+class RenderTask(Task["DeviceScene"]):
     """A request in the line for the device; `future` gives its Answer.
 
-    The device's thread takes its poses a few at a time (`Engine.serve`), never across the border between two
+    The device's thread takes its poses a few at a time (`DeviceScene.serve`), never across the border between two
     groups of GROUP poses, and hands their images to `finish`: on `pool`, or at once where there is none. quick:
     at once also while no other request waits, because that takes less time than the way to another thread.
     """
@@ -68,10 +68,10 @@ class Rendering(Task["Engine"]):
     def finished(self) -> bool:
         return self._done == len(self.query.T_world_cam)
 
-    def step(self, thing: Engine, waiting: list[Task[Engine]]) -> None:
-        thing.serve(self, [task for task in waiting if isinstance(task, Rendering)])
+    def step(self, thing: DeviceScene, waiting: list[Task[DeviceScene]]) -> None:
+        thing.serve(self, [task for task in waiting if isinstance(task, RenderTask)])
 
-    def fits(self, other: Rendering) -> bool:
+    def fits(self, other: RenderTask) -> bool:
         """Tell whether targets of both can be decoded at once, if they use the same keyframes."""
         mine, theirs = self.query, other.query
         return (mine.render_size, mine.max_views) == (theirs.render_size, theirs.max_views)

@@ -19,7 +19,7 @@ UP = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class ViewerOptions:
     """What the viewer is told; `parse` says what each means. ros: arguments for rclpy."""
 
     host: str = "127.0.0.1"
@@ -32,7 +32,7 @@ class Options:
     ros: tuple[str, ...] = ()
 
 
-def parse(arguments: Sequence[str] | None) -> Options:
+def parse(arguments: Sequence[str] | None) -> ViewerOptions:
     """Read the command line. Exits with status 2 and a message when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="elvsm_viewer",
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         epilog="Remappings go behind --ros-args: the topic camera_info, read for the shape of the drawn cameras.",
         formatter_class=HelpFormatter,
     )
-    add, default = parser.add_argument, Options()
+    add, default = parser.add_argument, ViewerOptions()
     add("--host", default=default.host,
         help="address to listen on; 0.0.0.0 lets every machine that reaches this one steer the node")  # fmt: skip
     add("--port", type=_port, default=default.port, help="where to listen; the next free one if it is taken")
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     values["allow_origin"] = tuple(values["allow_origin"] or ())
     if not values["node"].startswith("/"):
         values["node"] = "/" + values["node"]
-    return Options(**values, ros=tuple(given[at:]))
+    return ViewerOptions(**values, ros=tuple(given[at:]))
 
 
 def _port(text: str) -> int:

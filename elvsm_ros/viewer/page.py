@@ -35,7 +35,7 @@ FILM_RATE = 15.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View:
+class PageRequest:
     """What a page wants to see: T_world_cam [4, 4], the camera, keyframes to use at most (0: the node's own)."""
 
     T_world_cam: np.ndarray
@@ -47,7 +47,7 @@ class View:
 class Shown:
     """What was asked for, and the answer whose picture is on the page."""
 
-    view: View
+    view: PageRequest
     answer: RenderedViews
 
     @property
@@ -73,7 +73,7 @@ class Page:
         out: Path,
     ):
         self._client, self._scene, self._newest, self._memory, self._out = client, scene, newest, memory, out
-        self._pacer: Pacer[View] = Pacer(lambda view: pool.submit(self._request, view))
+        self._pacer: Pacer[PageRequest] = Pacer(lambda view: pool.submit(self._request, view))
         self._times: collections.deque[float] = collections.deque()
         self._take: Take | None = None
         self._film: Film | None = None
@@ -128,7 +128,7 @@ class Page:
         if self._show.value and self._scene.connected and len(self._scene.last_keyframes):
             self._pacer.offer(view)
 
-    def view(self) -> View | None:
+    def view(self) -> PageRequest | None:
         """Return what the page's camera sees; None before its first message."""
         camera = self._client.camera
         try:
@@ -136,7 +136,7 @@ class Page:
             made = geometry.camera_of(camera.fov, camera.aspect, self._height.value)
         except (AssertionError, ConversionError, ZeroDivisionError):
             return None
-        return View(T, made, self._max_views.value)
+        return PageRequest(T, made, self._max_views.value)
 
     def tick(self) -> None:
         """Bring what the page says of the node up to date."""
@@ -178,7 +178,7 @@ class Page:
 
     # Pictures
 
-    def _request(self, view: View) -> None:
+    def _request(self, view: PageRequest) -> None:
         try:
             answer = self._scene.render_views(
                 [view.T_world_cam], view.camera, max_views=view.max_views, encoding="jpeg", timeout=PATIENCE
@@ -190,7 +190,7 @@ class Page:
         finally:
             self._pacer.done()
 
-    def _show_answer(self, view: View, answer: RenderedViews) -> None:
+    def _show_answer(self, view: PageRequest, answer: RenderedViews) -> None:
         if self.closed:
             return
         (image,) = answer.images

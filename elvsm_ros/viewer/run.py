@@ -20,7 +20,7 @@ from elvsm_ros import SceneClient, SceneClientError, conversions
 from elvsm_ros.conversions import ConversionError, Intrinsics
 from elvsm_ros.qos import SENSOR_QOS
 from elvsm_ros.rclpy_support import LEAVE, leaving
-from elvsm_ros.viewer.options import UP, Options
+from elvsm_ros.viewer.options import UP, ViewerOptions
 
 TICK = 0.1
 """Seconds between updates of the pages at least; they come sooner when something has changed."""
@@ -37,7 +37,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 class Viewer:
     """Serve pages for a node; a context manager. `url` is where."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: ViewerOptions):
         import viser
 
         from elvsm_ros.viewer import guard
@@ -188,7 +188,7 @@ class Viewer:
         self._thumbnail_at = 0.0 if picture is not None else time.monotonic() + RETRY
 
 
-def run(options: Options) -> int:
+def run(options: ViewerOptions) -> int:
     """Serve until SIGINT or SIGTERM, and return the exit status."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elvsm_core.cuda import ops
-from elvsm_core.cuda.graphs import Graphs, Inputs, Lane
+from elvsm_core.cuda.graphs import Graphs, InputRing, Lane
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
@@ -27,7 +27,7 @@ def inputs_of(request, monkeypatch, device):
         monkeypatch.setattr(ops, "kernels_for", lambda x: ops._triton())
     elif device.type == "cpu" or ops._triton() is None:
         pytest.skip("needs a CUDA device, or Triton and TRITON_INTERPRET=1")
-    return Inputs
+    return InputRing
 
 
 def finish(lane):

@@ -12,7 +12,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_typestore
 
 from elvsm_ros.conversions import stamp_ns
-from elvsm_ros.recordings.bag_reader import Bag, BagError, Frame, PosedFrames, find_streams
+from elvsm_ros.recordings.bag_reader import Bag, BagError, PosedFrames, PosedImage, find_streams
 from elvsm_ros.recordings.bag_writer import STREAMS, CameraBagWriter
 
 COMPRESSED, RAW = "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image"
@@ -20,7 +20,7 @@ INFO, POSE, ODOM = "sensor_msgs/msg/CameraInfo", "geometry_msgs/msg/PoseStamped"
 CAMERA_TOPICS = {"/cam/image/compressed": COMPRESSED, "/cam/camera_info": INFO, "/cam/pose": POSE}
 
 
-def frames(path: Path, **options) -> list[Frame]:
+def frames(path: Path, **options) -> list[PosedImage]:
     with Bag(path) as bag:
         return list(PosedFrames(bag, find_streams(bag), **options))
 

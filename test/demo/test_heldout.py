@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 
 from elvsm_ros.conversions import rgb_to_image
 from elvsm_ros.demo.heldout import Thresholds, Walked, fit, psnr
-from elvsm_ros.recordings.bag_reader import Frame
+from elvsm_ros.recordings.bag_reader import PosedImage
 
 RATE = 10
 NONE = np.zeros((0, 4, 4))
@@ -23,16 +23,16 @@ def at(x: float) -> np.ndarray:
     return T
 
 
-def frame(k: int) -> Frame:
+def frame(k: int) -> PosedImage:
     """Return frame k of a walk along x at 0.5 m/s."""
-    return Frame(stamp(k), at(0.05 * k), CAMERA, rgb_to_image(picture(k), Header()))
+    return PosedImage(stamp(k), at(0.05 * k), CAMERA, rgb_to_image(picture(k), Header()))
 
 
 def stamp(k: float) -> int:
     return round((1 + k / RATE) * SECOND)
 
 
-def walk(count: int = 100) -> Iterator[Frame]:
+def walk(count: int = 100) -> Iterator[PosedImage]:
     return (frame(k) for k in range(count))
 
 
@@ -68,7 +68,7 @@ def test_frames_that_may_still_become_keyframes_are_not_taken(walked: Walked) ->
 
 
 def test_keyframes_and_what_stands_in_their_place_are_not_taken() -> None:
-    twice = (Frame(stamp(k), at(0.05 * (k // 2)), CAMERA, frame(k).message) for k in range(100))
+    twice = (PosedImage(stamp(k), at(0.05 * (k // 2)), CAMERA, frame(k).message) for k in range(100))
     walked = Walked(twice, Thresholds(0.2, np.radians(15)))
     walked.advance(stamp(5))
     stored = np.stack([at(0), at(0.05), at(0.1)])

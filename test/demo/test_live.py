@@ -11,15 +11,27 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo
 
-from elvsm_ros.recordings.bag_reader import CAMERA_INFO, COMPRESSED, ODOMETRY, POSE, RAW, TF, Streams, Topic
+from elvsm_ros.recordings.bag_reader import (
+    CAMERA_INFO,
+    COMPRESSED,
+    ODOMETRY,
+    POSE,
+    RAW,
+    TF,
+    RecordedTopic,
+    Streams,
+)
 from elvsm_ros.recordings.bag_tf import POSE_TOPIC, Ends
 from elvsm_ros.tools import node_process
 
 
 def streams(image: str = RAW, pose: str = POSE, infos: int = 10) -> Streams:
-    static = (Topic("/tf_static", TF, 1),) if pose == TF else ()
+    static = (RecordedTopic("/tf_static", TF, 1),) if pose == TF else ()
     return Streams(
-        Topic("/c/image", image, 10), Topic("/c/info", CAMERA_INFO, infos), Topic("/where", pose, 99), static
+        RecordedTopic("/c/image", image, 10),
+        RecordedTopic("/c/info", CAMERA_INFO, infos),
+        RecordedTopic("/where", pose, 99),
+        static,
     )
 
 

@@ -17,22 +17,22 @@ from elvsm_report import charts
 from elvsm_report import page as report
 from elvsm_report.video import write_video
 from elvsm_ros.demo.page import rows, write_page, write_picture
-from elvsm_ros.demo.results import HeldOut, Results, samples
+from elvsm_ros.demo.results import DemoResults, HeldOutView, samples
 
 
-def held_out(k: int, render: float = 21.0, nearest: float = 17.0) -> HeldOut:
+def held_out(k: int, render: float = 21.0, nearest: float = 17.0) -> HeldOutView:
     images = [picture(k + shift) for shift in (0, 1, 9)]
-    return HeldOut(1.5 * k, pose(k), *images, render, nearest, 100.0 + k, 95.0, 0.9, 2 * k + 1, 4, 0.12)
+    return HeldOutView(1.5 * k, pose(k), *images, render, nearest, 100.0 + k, 95.0, 0.9, 2 * k + 1, 4, 0.12)
 
 
 @pytest.fixture
-def results() -> Results:
+def results() -> DemoResults:
     path = np.stack([pose(k / 2) for k in range(40)])
-    return Results([held_out(k, render=20 + k) for k in range(6)], path[::4], path, 40, 0)
+    return DemoResults([held_out(k, render=20 + k) for k in range(6)], path[::4], path, 40, 0)
 
 
 @pytest.fixture
-def page(results: Results, tmp_path: Path) -> str:
+def page(results: DemoResults, tmp_path: Path) -> str:
     film = tmp_path / "film.mp4"
     assert write_video(film, [picture(k) for k in range(4)], 10) == 4
     write_page(tmp_path / "index.html", results, film, [("model", "<demo> & co")])
@@ -93,7 +93,7 @@ def test_the_video_is_inside(page: str, tmp_path: Path) -> None:
     )
 
 
-def test_the_figures_are_those_measured(page: str, results: Results) -> None:
+def test_the_figures_are_those_measured(page: str, results: DemoResults) -> None:
     words = re.sub(r"<[^>]*>", " ", page)
     assert "22.5" in words  # mean of 20 ... 25
     assert "17.0" in words
@@ -115,11 +115,11 @@ def test_points_and_cards_carry_the_same_numbers(page: str) -> None:
     assert len(indices) == 30
 
 
-def test_a_run_is_judged(results: Results) -> None:
+def test_a_run_is_judged(results: DemoResults) -> None:
     assert results.verdict() is None
-    worse = Results([held_out(k, render=16.9) for k in range(3)], results.keyframes, results.path, 40, 0)
+    worse = DemoResults([held_out(k, render=16.9) for k in range(3)], results.keyframes, results.path, 40, 0)
     assert "no better than copying" in (worse.verdict() or "")
-    empty = Results([], results.keyframes, results.path, 40, 0)
+    empty = DemoResults([], results.keyframes, results.path, 40, 0)
     assert "no held-out view" in (empty.verdict() or "")
 
 
@@ -131,7 +131,7 @@ def test_samples_are_spread_and_typical() -> None:
     assert len(samples(views[:2], 5)) == 2
 
 
-def test_the_picture_is_small(results: Results, tmp_path: Path) -> None:
+def test_the_picture_is_small(results: DemoResults, tmp_path: Path) -> None:
     write_picture(tmp_path / "docs" / "demo.png", results.views)
     with Image.open(tmp_path / "docs" / "demo.png") as png:
         assert png.width > png.height > 3 * 150

@@ -72,10 +72,10 @@ def viewer() -> Iterator[object]:
     """Return the ROS node of a viewer."""
     pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
     pytest.importorskip("viser", reason="needs the extra [viewer]: run make")
-    from elvsm_ros.viewer.options import Options
+    from elvsm_ros.viewer.options import ViewerOptions
     from elvsm_ros.viewer.run import Viewer
 
-    with Viewer(Options(port=18280)) as viewer:
+    with Viewer(ViewerOptions(port=18280)) as viewer:
         yield viewer.client.node
 
 

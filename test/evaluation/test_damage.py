@@ -243,7 +243,7 @@ def test_what_was_measured_of_something_else_is_not_taken_over(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(measure.Evaluation, "_render_offline", die)
+        patch.setattr(measure.BagEvaluation, "_render_offline", die)
         with pytest.raises(Killed):
             evaluate(turning_bag, blind_model, tmp_path)
     assert len(list((tmp_path / "unfinished").glob("*.npz"))) == 18

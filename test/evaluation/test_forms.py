@@ -24,9 +24,9 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 import elvsm_core as ec
 from elvsm_ros.evaluation.baselines import psnr
 from elvsm_ros.evaluation.evaluate_bag import main
-from elvsm_ros.evaluation.measure import Evaluation
+from elvsm_ros.evaluation.measure import BagEvaluation
 from elvsm_ros.evaluation.options import parse
-from elvsm_ros.evaluation.replay import Source
+from elvsm_ros.evaluation.replay import Recording
 from elvsm_ros.input.pose_source import PoseError
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.recordings.bag_reader import Bag, BagError, PosedFrames, find_streams
@@ -184,7 +184,9 @@ def test_held_out_frames_of_a_distorted_camera_are_rectified(
     values = {"model": str(blind_model), "device": "cpu", "images_rectified": not rectified}
     with Bag(path) as bag:
         views = (
-            Evaluation(Source(bag, find_streams(bag)), Settings.from_values(values), options, lambda *_: None)
+            BagEvaluation(
+                Recording(bag, find_streams(bag)), Settings.from_values(values), options, lambda *_: None
+            )
             .run()
             .views
         )

@@ -13,10 +13,10 @@ from rewriting import with_tf
 import elvsm_core as ec
 from elvsm_ros.evaluation import evaluate_bag
 from elvsm_ros.evaluation.baselines import psnr
-from elvsm_ros.evaluation.measure import Evaluation
+from elvsm_ros.evaluation.measure import BagEvaluation
 from elvsm_ros.evaluation.node_page import node_facts, node_rows
 from elvsm_ros.evaluation.options import parse
-from elvsm_ros.evaluation.replay import Source
+from elvsm_ros.evaluation.replay import Recording
 from elvsm_ros.evaluation.results import OFFLINE, ONLINE, NodeRun
 from elvsm_ros.evaluation.through_node import HERE, NODE, SAME, Asked, NodeCheck
 from elvsm_ros.parameters.table import Settings
@@ -87,8 +87,8 @@ def replayed(turning_bag: Path, blind_model: Path, tmp_path_factory: pytest.Temp
     )
     settings = Settings.from_values({"model": str(blind_model), "device": "cpu"})
     with Bag(turning_bag) as bag:
-        source = Source(bag, find_streams(bag))
-        evaluation = Evaluation(source, settings, options, lambda *_: None)
+        source = Recording(bag, find_streams(bag))
+        evaluation = BagEvaluation(source, settings, options, lambda *_: None)
         results = evaluation.run()
         model = ec.load_model(blind_model, device="cpu")
         check = NodeCheck(source, settings, options, model, lambda *_: None)

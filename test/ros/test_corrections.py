@@ -16,7 +16,7 @@ from elvsm.msg import Keyframes, PoseUpdates
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
-from elvsm_ros.engine import Engine
+from elvsm_ros.engine import DeviceScene
 from elvsm_ros.input.admission import Admission, Rule
 from elvsm_ros.input.image_intake import Candidate
 from elvsm_ros.keyframes import corrections
@@ -51,8 +51,8 @@ def test_what_cannot_be_followed_is_refused(message: PoseUpdates, text: str) -> 
         corrections.parse(message, "map")
 
 
-def engine_with(model: Path, poses: list[np.ndarray]) -> Engine:
-    engine = Engine(Settings.from_values({"model": str(model), "device": "cpu"}))
+def engine_with(model: Path, poses: list[np.ndarray]) -> DeviceScene:
+    engine = DeviceScene(Settings.from_values({"model": str(model), "device": "cpu"}))
     for i, T in enumerate(poses):
         message = conversions.rgb_to_image(picture(i), header(i, "camera"))
         engine.insert(Candidate(message, i, T, CAMERA, i))

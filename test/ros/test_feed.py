@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo
 
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.engine import Engine
+from elvsm_ros.engine import DeviceScene
 from elvsm_ros.input.image_intake import Intake
 from elvsm_ros.keyframes.corrections import Correction
 from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed
@@ -35,8 +35,8 @@ class Rig:
         self.settings = Settings.from_values({"model": str(model), "device": "cpu", **settings})
         self.lines: list[str] = []
         reports = Reports(self.lines.append, period=0.0)
-        self.worker: Worker[Engine] = Worker(
-            lambda: Engine(self.settings), self.settings.insert_queue, self.settings.render_queue
+        self.worker: Worker[DeviceScene] = Worker(
+            lambda: DeviceScene(self.settings), self.settings.insert_queue, self.settings.render_queue
         )
         self.worker.started.result(60)
         self.intake = Intake(self.settings, admit, reports)
@@ -67,7 +67,7 @@ class Rig:
         """Keep the device busy until the event is set."""
         entered, leave = threading.Event(), threading.Event()
 
-        def job(engine: Engine) -> None:
+        def job(engine: DeviceScene) -> None:
             entered.set()
             leave.wait(PATIENCE)
 
@@ -176,11 +176,11 @@ def test_a_fault_of_the_device_is_named_and_the_next_image_is_taken(
 ) -> None:
     rig = make()
 
-    def fail(self: Engine, candidate: Any, rgb: Any) -> None:
+    def fail(self: DeviceScene, candidate: Any, rgb: Any) -> None:
         raise MemoryError("the device is full")
 
     with monkeypatch.context() as patch:  # a fault that cannot be had for real here
-        patch.setattr(Engine, "insert", fail)
+        patch.setattr(DeviceScene, "insert", fail)
         rig.show(pose_at(0.0))
         rig.settle()
     assert rig.lines == ["internal: inserting a keyframe failed: MemoryError: the device is full"]

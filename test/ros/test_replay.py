@@ -18,7 +18,7 @@ from elvsm.msg import Keyframes
 from elvsm.srv import RenderViews
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.engine import Engine
+from elvsm_ros.engine import DeviceScene
 from elvsm_ros.evaluation.replay import ReplayIntake
 from elvsm_ros.input.image_intake import Intake
 from elvsm_ros.monitoring.fault_log import Reports
@@ -154,7 +154,7 @@ def feed(intake: Intake, bag: Bag) -> Iterator[float]:
 def offline(recording: Path, model: Path) -> Outcome:
     """Return what the same admission and scene make of the recording without a node."""
     settings = Settings.from_values({"model": str(model), "device": "cpu", **VALUES})
-    engine, lines = Engine(settings), []
+    engine, lines = DeviceScene(settings), []
     intake = Intake(settings, admit, Reports(lines.append, period=0.0))
     stamps: dict[int, int] = {}
     places: dict[int, int] = {}

@@ -14,10 +14,10 @@ import pytest
 from rig import CAMERA, PATIENCE, picture, pose_at
 
 import elvsm_core as ec
-from elvsm_ros.engine import SIZES, TARGETS, Engine
+from elvsm_ros.engine import SIZES, TARGETS, DeviceScene
 from elvsm_ros.keyframes.corrections import Correction
 from elvsm_ros.parameters.table import Settings
-from elvsm_ros.rendering.render_task import GROUP, Rendering
+from elvsm_ros.rendering.render_task import GROUP, RenderTask
 from elvsm_ros.rendering.requests import Query, RequestError
 from elvsm_ros.worker import StoppedError, Worker
 
@@ -33,7 +33,7 @@ class Rig:
 
     def __init__(self, model: Path, keyframes: int = 5, spread: float = 0.2):
         settings = Settings.from_values({"model": str(model), "device": "cpu"})
-        self.worker: Worker[Engine] = Worker(lambda: Engine(settings))
+        self.worker: Worker[DeviceScene] = Worker(lambda: DeviceScene(settings))
         self.decodes: list[int] = []
         self.go = threading.Event()
         self.go.set()
@@ -41,7 +41,7 @@ class Rig:
         self.finishers: list[str] = []
         self.worker.call(lambda engine: self.fill(engine, keyframes, spread)).result(PATIENCE)
 
-    def fill(self, engine: Engine, keyframes: int, spread: float) -> None:
+    def fill(self, engine: DeviceScene, keyframes: int, spread: float) -> None:
         self.scene = engine.scene
         for i in range(keyframes):
             camera = ec.Camera(70, 70, 48, 32, 96, 64, pose_at(spread * i))
@@ -68,16 +68,16 @@ class Rig:
             views.update(out.views)
         return np.concatenate(images), np.concatenate(support), sorted(views)
 
-    def submit(self, wanted: Query, pool: bool = False, quick: bool = False) -> Rendering:
+    def submit(self, wanted: Query, pool: bool = False, quick: bool = False) -> RenderTask:
         def finish(images: Any) -> list[np.ndarray]:
             self.finishers.append(threading.current_thread().name)
             return [image.copy() for image in images]
 
-        task = Rendering(wanted, finish, self.pool if pool else None, quick=quick)
+        task = RenderTask(wanted, finish, self.pool if pool else None, quick=quick)
         self.worker.submit(task)
         return task
 
-    def check(self, task: Rendering) -> None:
+    def check(self, task: RenderTask) -> None:
         """Hold an answer against what the request gets by itself."""
         answer = task.future.result(PATIENCE)
         images, support, views = self.worker.call(lambda engine: self.alone(task.query)).result(PATIENCE)
@@ -137,7 +137,7 @@ def test_requests_of_equal_plans_share_a_decode_and_get_what_they_get_alone(rig:
 def test_requests_far_from_the_robot_share_decodes_as_well(rig: Rig) -> None:
     far = [query(pose_at(5.0 + 0.001 * i)) for i in range(3)]
     plans = [
-        rig.worker.call(lambda engine, q=q: engine.scene.plan(Rendering(q, list).cameras, 2)) for q in far
+        rig.worker.call(lambda engine, q=q: engine.scene.plan(RenderTask(q, list).cameras, 2)) for q in far
     ]
     assert all(plan.result(PATIENCE).frame is not None for plan in plans)
     rig.go.clear()
@@ -226,10 +226,10 @@ def test_an_empty_scene_and_a_closed_desk_are_told(rig: Rig) -> None:
 
 def test_idle_work_encodes_what_a_correction_moved(small_model: Path) -> None:
     settings = Settings.from_values({"model": str(small_model), "device": "cpu"})
-    worker: Worker[Engine] = Worker(lambda: Engine(settings), idle=lambda engine: engine.tidy())
+    worker: Worker[DeviceScene] = Worker(lambda: DeviceScene(settings), idle=lambda engine: engine.tidy())
     try:
 
-        def setup(engine: Engine) -> None:
+        def setup(engine: DeviceScene) -> None:
             for i in range(4):
                 engine.scene.insert(picture(i), ec.Camera(70, 70, 48, 32, 96, 64, pose_at(0.1 * i)))
             engine.correct(Correction({2: pose_at(0.25), 3: pose_at(0.33)}))
@@ -248,7 +248,7 @@ def test_idle_work_encodes_what_a_correction_moved(small_model: Path) -> None:
 
 def test_idle_work_prepares_for_the_sizes_that_are_asked_for(small_model: Path, monkeypatch: Any) -> None:
     """As on a GPU; what is prepared for is noted here, and not done."""
-    engine = Engine(Settings.from_values({"model": str(small_model), "device": "cpu", "max_views": 2}))
+    engine = DeviceScene(Settings.from_values({"model": str(small_model), "device": "cpu", "max_views": 2}))
     for i in range(3):
         engine.scene.insert(picture(i), ec.Camera(70, 70, 48, 32, 96, 64, pose_at(0.1 * i)))
     engine._cuda = True

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(
-            checkpoints.CheckpointError, match=r"cannot write .*000000002.pt.*make room.*000000001"
+            checkpoints.ResumeError, match=r"cannot write .*000000002.pt.*make room.*000000001"
         ):
             checkpoints.save(tmp_path, 2, {"x": torch.ones(1_000_000)}, keep=2)
     finally:

@@ -12,12 +12,12 @@ import pytest
 from footage import picture, ring, save
 
 from training.data import formats
-from training.data.store import DatasetError, Scene, Scenes, check_intrinsics
+from training.data.store import DatasetError, PosedScene, Scenes, check_intrinsics
 
 MODULE = '''
 """Photos in a folder, poses in poses.npz: a format of somebody else's, as docs/datasets.md shows it."""
 import numpy as np
-from elvsm_training.data.store import DatasetError, Scene, Scenes
+from elvsm_training.data.store import DatasetError, PosedScene, Scenes
 
 SUMMARY = "poses.npz with photos"
 
@@ -33,7 +33,7 @@ def read(path, first):
     if len(files) != len(poses["w2c"]) - first:
         raise DatasetError(f"{path}: {len(files)} photos for {len(poses['w2c']) - first} poses")
     w2c, k = poses["w2c"][first:], poses["k"][first:]
-    return Scene(path.name, w2c, k, True, lambda i: files[i].read_bytes(), metric=True)
+    return PosedScene(path.name, w2c, k, True, lambda i: files[i].read_bytes(), metric=True)
 '''
 
 
@@ -54,7 +54,7 @@ def test_a_format_in_one_file_outside_of_the_tree(foreign, tmp_path):
     np.testing.assert_array_equal(np.asarray(scene.frame(0).image), picture(1))
     np.testing.assert_allclose(scene.frame(0).fxfycxcy, [0.9 * 96, 1.3 * 64, 48, 32])
     # The very classes of this process, whichever name the file imports them by.
-    assert isinstance(scene, Scene)
+    assert isinstance(scene, PosedScene)
     (foreign / "4.png").unlink()
     with pytest.raises(DatasetError, match="4 photos for 5 poses"):
         formats.open_store(foreign, str(file)).scene("foreign")
@@ -192,7 +192,7 @@ def test_scenes_are_kept_for_a_while_and_not_for_ever():
 
     def opener(number: int):
         return lambda: (
-            made.append(number) or Scene(str(number), np.eye(4)[None], np.ones((1, 4)), True, bytes)
+            made.append(number) or PosedScene(str(number), np.eye(4)[None], np.ones((1, 4)), True, bytes)
         )
 
     store = Scenes({f"{i:03d}": opener(i) for i in range(100)})

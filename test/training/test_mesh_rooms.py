@@ -16,7 +16,7 @@ from training.procedural.mesh_bank import make_mesh_bank
 from training.procedural.mesh_floorplan import draw_plan
 from training.procedural.mesh_materials import Stylist
 from training.procedural.mesh_rooms import plan_mesh_scenes, room_scene, world_scene
-from training.procedural.mesh_scene import HostWorld, MeshConfig, Scene, Surroundings, render_mesh_plan
+from training.procedural.mesh_scene import HostWorld, MeshConfig, MeshScene, Surroundings, render_mesh_plan
 from training.procedural.mesh_shell import Shell
 from training.procedural.pool import ScenePool
 from training.procedural.scenes import SceneConfig
@@ -124,7 +124,7 @@ def test_views_of_a_scene_agree_on_where_things_are(bank):
 def test_a_room_is_closed_but_for_its_windows(bank, seed):
     rng = np.random.default_rng(seed)
     layout = draw_plan(rng, l_shaped=1.0)
-    scene = Scene(bank, around=Surroundings())
+    scene = MeshScene(bank, around=Surroundings())
     shell = Shell(scene, layout, Stylist(bank, rng), rng)
     shell.build()
     angle = rng.random(400) * 2 * math.pi

@@ -15,7 +15,7 @@ from training.procedural.mesh_scene import (
     HostWorld,
     Light,
     MeshConfig,
-    Scene,
+    MeshScene,
     Surroundings,
     join_tables,
     material,
@@ -85,7 +85,7 @@ def leave_box(o, d, half):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_depth_in_a_box_is_exact_at_pixel_centres(bank, count):
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(BOX, block([0, 0, 0], [6.0, 5.0, 3.0]))
     c2w, k = camera((0.7, -0.4, 0.3), 0.6, -0.2)
     _, depth, _ = shot(scene, c2w, k, rays=count)
@@ -95,7 +95,7 @@ def test_depth_in_a_box_is_exact_at_pixel_centres(bank, count):
 
 
 def test_depth_of_a_turned_and_stretched_solid_is_that_of_its_shape(bank):
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(BOX, block([0, 0, 0], [8.0, 8.0, 8.0]))
     half, yaw = np.array([0.6, 0.9, 0.4]), 0.5
     scene.add(SPHERE, block([2.0, 0.3, 0.1], 2 * half, yaw))
@@ -131,7 +131,7 @@ def brute_force(triangles, o, d):
 
 def test_both_levels_of_the_hierarchy_find_what_brute_force_finds(bank):
     rng = np.random.default_rng(4)
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     world = []
     solids = {}
     for name in SOLIDS:
@@ -176,7 +176,7 @@ def test_a_hierarchy_holds_every_box_once(bank):
 
 
 def test_distances_are_those_of_the_surface(bank):
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(BOX, block([1, 0, 0], [1.0, 1.0, 1.0]))
     scene.add(QUAD, quad([0, 0, -1], [4, 0, 0], [0, 4, 0]))
     points = np.array([[0, 0, 0], [1, 0, 1.0], [0, 0, -0.9], [1.9, 0.9, 0]])
@@ -194,7 +194,7 @@ def checker():
 
 def test_a_texture_lies_upright_on_its_quad(bank):
     bank = with_texture(bank, checker())
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     # The camera at the origin looks along +x: its right is -y.
     scene.add(QUAD, quad([1, 0, 0], [0, -2, 0], [0, 0, 2]), material(bank, 1, mode=MESH_UV))
     c2w, k = camera((0, 0, 0), focal=10)
@@ -214,7 +214,7 @@ def test_a_texture_in_metres_repeats_and_is_averaged_far_away(bank):
     stripes[:, 32:, :3] = 0
     bank = with_texture(bank, stripes)
     rows = material(bank, 1, mode=WORLD_METRES, scale=(1.0, 1.0))
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(QUAD, quad([0, 0, 0], [400, 0, 0], [0, 400, 0]), rows)
     c2w, k = camera((0, 0, 1.0), math.pi / 2, -math.pi / 2 + 1e-4, focal=16)
     _, _, light = shot(scene, c2w, k, ambient=0)
@@ -230,7 +230,7 @@ def test_holes_of_a_texture_show_what_is_behind(bank):
     pixels = np.full((16, 16, 4), 255, np.uint8)
     pixels[:, :8, 3] = 0
     bank = with_texture(bank, pixels)
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(QUAD, quad([1, 0, 0], [0, -4, 0], [0, 0, 4]), material(bank, 1, cutout=True))
     scene.add(QUAD, quad([2, 0, 0], [0, -40, 0], [0, 0, 40]))
     _, depth, _ = shot(scene, *camera((0, 0, 0)))
@@ -238,7 +238,7 @@ def test_holes_of_a_texture_show_what_is_behind(bank):
 
 
 def test_glass_tints_what_is_behind_it_and_depth_goes_through(bank):
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(QUAD, quad([2, 0, 0], [0, -40, 0], [0, 0, 40]), material(bank, tint=(1, 1, 1)))
     view = camera((0, 0, 0))
     _, _, clear = shot(scene, *view, ambient=0)
@@ -247,13 +247,13 @@ def test_glass_tints_what_is_behind_it_and_depth_goes_through(bank):
     assert (depth - 2).abs().max() < 1e-5
     ratio = (light / clear).mean((0, 1))
     assert ratio[1] < 0.8 * ratio[0]
-    opaque = Scene(bank, scene.pieces[:1], around=EVEN)
+    opaque = MeshScene(bank, scene.pieces[:1], around=EVEN)
     opaque.add(QUAD, quad([1, 0, 0], [0, -40, 0], [0, 0, 40]), material(bank, opacity=1.0))
     assert (shot(opaque, *view)[1] - 1).abs().max() < 1e-5
 
 
 def test_a_mirror_shows_the_other_side(bank):
-    scene = Scene(bank, around=EVEN)
+    scene = MeshScene(bank, around=EVEN)
     scene.add(QUAD, quad([2, 0, 0], [0, -40, 0], [0, 0, 40]), material(bank, tint=(0, 0, 0), mirror=1.0))
     scene.add(QUAD, quad([-2, 0, 0], [0, 40, 0], [0, 0, 40]), material(bank, tint=(1, 0, 0), emission=1.0))
     _, depth, light = shot(scene, *camera((0, 0, 0)))
@@ -265,7 +265,7 @@ def test_a_plate_shades_the_floor_below_it_and_glass_does_not(bank):
     lamp = Light((0, 0, 3.0), (2, 2, 2), (0.01, 0, 0), (0, 0.01, 0))
 
     def floor(opacity):
-        scene = Scene(bank, around=Surroundings(below=(0, 0, 0), above=(0, 0, 0)), lights=[(lamp, 0)])
+        scene = MeshScene(bank, around=Surroundings(below=(0, 0, 0), above=(0, 0, 0)), lights=[(lamp, 0)])
         scene.add(QUAD, quad([0, 0, 0], [10, 0, 0], [0, 10, 0]))
         scene.add(QUAD, quad([0, 0, 1.5], [1, 0, 0], [0, 1, 0]), material(bank, opacity=opacity))
         # A camera between plate and floor, that sees the shadow of two metres and the light around it.
@@ -282,7 +282,7 @@ def test_a_plate_shades_the_floor_below_it_and_glass_does_not(bank):
 
 
 def test_corners_get_less_ambient_light_and_lamps_fade_softly(bank):
-    scene = Scene(bank, around=dataclasses.replace(EVEN, reach=1.0))
+    scene = MeshScene(bank, around=dataclasses.replace(EVEN, reach=1.0))
     scene.add(BOX, block([0, 0, 0], [6.0, 6.0, 6.0]), material(bank, tint=(0.4, 0.4, 0.4)))
     view = camera((-1, 0, 0), 0.0, 0.0, focal=12)
     _, _, light = shot(scene, *view, ambient=2)
@@ -296,7 +296,7 @@ def test_corners_get_less_ambient_light_and_lamps_fade_softly(bank):
 def test_a_light_panel_shines_to_its_side_alone(bank):
     for normal, lit in (((1.0, 0, 0), False), ((-1.0, 0, 0), True)):
         lamp = Light((1, 0, 0), (1, 1, 1), (0, 0.2, 0), (0, 0, 0.2), normal)
-        scene = Scene(bank, around=Surroundings(below=(0, 0, 0), above=(0, 0, 0)), lights=[(lamp, 0)])
+        scene = MeshScene(bank, around=Surroundings(below=(0, 0, 0), above=(0, 0, 0)), lights=[(lamp, 0)])
         scene.add(QUAD, quad([-1, 0, 0], [0, -40, 0], [0, 0, 40]))
         _, _, light = shot(scene, *camera((0, 0, 0), math.pi))
         assert (light.max() > 0.01) == lit
@@ -307,7 +307,7 @@ def test_a_panorama_has_the_depth_of_its_sphere(bank):
     pixels[:16, :, 0] = 255  # the sky is red
     bank = with_texture(bank, pixels)
     around = Surroundings(panorama=1, centre=(0, 0, 0), radius=30.0)
-    scene = Scene(bank, around=around)
+    scene = MeshScene(bank, around=around)
     scene.add(BOX, block([-9, 0, 0], [1, 1, 1]))
     c2w, k = camera((3.0, 0, 0))
     _, depth, light = shot(scene, c2w, k)
@@ -321,7 +321,7 @@ def test_a_panorama_has_the_depth_of_its_sphere(bank):
 def test_scenes_of_a_batch_do_not_mix(bank):
     tables, poses = [], []
     for k, distance in enumerate((1.0, 2.0, 3.0)):
-        scene = Scene(bank, around=EVEN)
+        scene = MeshScene(bank, around=EVEN)
         for n in range(5 * k):
             scene.add(CYLINDER, block([-5 - n, 0, 0], [1, 1, 1]))
         colour = [0.0, 0.0, 0.0]

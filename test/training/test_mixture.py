@@ -23,7 +23,7 @@ from training.data.mixture import (
 )
 from training.data.overlap import overlaps, typical_distances
 from training.data.samples import SKIPS
-from training.data.store import DatasetError, Scene
+from training.data.store import DatasetError, PosedScene
 from training.settings import SettingsError, StoreSettings, load_settings
 from training.train import train
 
@@ -59,9 +59,9 @@ def footage(
     return folder
 
 
-def scene_of(poses: np.ndarray, **more) -> Scene:
+def scene_of(poses: np.ndarray, **more) -> PosedScene:
     n = len(poses)
-    return Scene(
+    return PosedScene(
         "s", np.linalg.inv(poses), np.tile([0.8, 1.2, 0.5, 0.5], (n, 1)), True, lambda i: b"", **more
     )
 

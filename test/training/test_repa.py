@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 import elvsm_core as ec
 from elvsm_core.lpips_weights import import_torchvision
 from training.losses.repa import (
+    AlignedLayer,
     DinoEncoder,
     DinoSpec,
-    Link,
     Repa,
     RepaError,
     TokenTap,
@@ -49,21 +49,21 @@ def test_losses_equal_golden(golden_dir):
 
 
 def both(*pairs):
-    return [Link(stream, *pair) for stream in ("input", "target") for pair in pairs]
+    return [AlignedLayer(stream, *pair) for stream in ("input", "target") for pair in pairs]
 
 
 @pytest.mark.parametrize(
     ("name", "links"),
     [
         ("8-2", both((8, 2))),
-        ("8-2t", [Link("target", 8, 2)]),
-        ("8-2i", [Link("input", 8, 2)]),
+        ("8-2t", [AlignedLayer("target", 8, 2)]),
+        ("8-2i", [AlignedLayer("input", 8, 2)]),
         ("48-23", both((4, 2), (8, 3))),
         ("6-4", both((6, 4))),
         ("12-3", both((12, 3))),
         ("8-34", both((8, 3), (8, 4))),
-        ("8-3t-8-2i", [Link("input", 8, 2), Link("target", 8, 3)]),
-        ("12:10,8:3t", [*both((12, 10)), Link("target", 8, 3)]),
+        ("8-3t-8-2i", [AlignedLayer("input", 8, 2), AlignedLayer("target", 8, 3)]),
+        ("12:10,8:3t", [*both((12, 10)), AlignedLayer("target", 8, 3)]),
     ],
 )
 def test_mapping_names(name, links):

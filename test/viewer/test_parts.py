@@ -21,7 +21,7 @@ from elvsm.msg import Status
 from elvsm_ros.conversions import ConversionError, Intrinsics
 from elvsm_ros.viewer import geometry, guard, status_text
 from elvsm_ros.viewer.film import Take
-from elvsm_ros.viewer.options import Options, parse
+from elvsm_ros.viewer.options import ViewerOptions, parse
 from elvsm_ros.viewer.pacer import Pacer
 
 
@@ -145,7 +145,7 @@ def test_options_and_ros_arguments_are_told_apart() -> None:
     options = parse(["--port", "9000", "--node", "robot/elvsm", "--ros-args", "-r", "camera_info:=/c"])
     assert (options.port, options.node, options.host) == (9000, "/robot/elvsm", "127.0.0.1")
     assert options.ros == ("--ros-args", "-r", "camera_info:=/c")
-    assert parse([]) == Options()
+    assert parse([]) == ViewerOptions()
 
 
 @pytest.mark.parametrize("bad", [["--port", "0"], ["--up", "north"], ["--max-frusta", "0"], ["--prot", "1"]])

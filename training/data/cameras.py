@@ -16,7 +16,7 @@ import numpy as np
 
 from .nerfstudio import load
 from .photos import Depths, Photos
-from .store import DatasetError, Scene, Scenes, Store, check_intrinsics, usable_poses
+from .store import DatasetError, PosedScene, Scenes, Store, check_intrinsics, usable_poses
 
 SUMMARY = "a cameras.json beside a folder of images"
 ONE_SCENE = True
@@ -39,7 +39,7 @@ def open_store(path: Path, ordered: bool = True, metric: bool | None = None) -> 
     return Scenes({key: functools.partial(_scene, key, file, ordered, metric)})
 
 
-def _scene(key: str, file: Path, ordered: bool, metric: bool | None) -> Scene:
+def _scene(key: str, file: Path, ordered: bool, metric: bool | None) -> PosedScene:
     content, where = load(file), f"scene {key}, {file}"
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
@@ -70,7 +70,7 @@ def _scene(key: str, file: Path, ordered: bool, metric: bool | None) -> Scene:
         [f"{int((~finite).sum())} frames have poses with NaN and are left out"] if not finite.all() else []
     )
     told = bool(content.get("metric", "metres" in str(content.get("convention", ""))))
-    return Scene(
+    return PosedScene(
         key, np.linalg.inv(c2w[kept]), intrinsics[kept], False,
         Photos(tuple(file.parent / "images" / files[i] for i in kept)),
         sizes=sizes[kept].astype(np.int64), depth=Depths(tuple(depths)) if any(depths) else None,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .photos import Photos, natural, undistorted_intrinsics
-from .store import DatasetError, Scene, Scenes, Store, check_intrinsics, usable_poses
+from .store import DatasetError, PosedScene, Scenes, Store, check_intrinsics, usable_poses
 from .undistort import Lens, make_lens
 
 SUMMARY = "COLMAP sparse models, text or binary, with their folder of photos"
@@ -133,7 +133,7 @@ def open_store(path: Path, images: str = "", ordered: bool = False, metric: bool
     return Scenes(openers)
 
 
-def _scene(key: str, root: Path, folder: Path, images: str, ordered: bool, metric: bool) -> Scene:
+def _scene(key: str, root: Path, folder: Path, images: str, ordered: bool, metric: bool) -> PosedScene:
     where = f"scene {key}, {folder}"
     cameras, registered = read_model(folder)
     if not registered:
@@ -161,7 +161,7 @@ def _scene(key: str, root: Path, folder: Path, images: str, ordered: bool, metri
     others = _unregistered(photos, {image.name for image in registered})
     if others:
         notes.append(f"{others} photos in {photos} are not registered in the model and are left out")
-    return Scene(
+    return PosedScene(
         key, w2c[finite], undistorted_intrinsics(raw, lenses), False,
         Photos(tuple(photos / image.name for image in registered), lenses if any(lenses) else None),
         sizes=sizes, distance=functools.partial(distances, folder, tuple(i.name for i in registered)),

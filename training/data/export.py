@@ -24,7 +24,7 @@ from ..convert import Progress, Report, damaged_scenes, encode
 from .chunks import ChunkError
 from .nerfstudio import GRAPHICS
 from .re10k import file_name
-from .store import DatasetError, FrameError, Scene, Store, decode
+from .store import DatasetError, FrameError, PosedScene, Store, decode
 
 DONE = "elvsm_export.json"
 """What was written of a scene, for the check when a conversion is resumed."""
@@ -44,7 +44,7 @@ class Written:
     stamp: int | None
 
 
-def cameras_json(scene: Scene, frames: Sequence[Written]) -> dict[str, bytes]:
+def cameras_json(scene: PosedScene, frames: Sequence[Written]) -> dict[str, bytes]:
     """Return cameras.json, as data/cameras.py reads it."""
     rows: list[dict[str, Any]] = []
     for f in frames:
@@ -58,7 +58,7 @@ def cameras_json(scene: Scene, frames: Sequence[Written]) -> dict[str, bytes]:
     return {"cameras.json": json.dumps(content).encode()}
 
 
-def transforms_json(scene: Scene, frames: Sequence[Written]) -> dict[str, bytes]:
+def transforms_json(scene: PosedScene, frames: Sequence[Written]) -> dict[str, bytes]:
     """Return nerfstudio's transforms.json, intrinsics with each frame."""
     rows = []
     for f in frames:
@@ -70,7 +70,7 @@ def transforms_json(scene: Scene, frames: Sequence[Written]) -> dict[str, bytes]
     return {"transforms.json": json.dumps(content).encode()}
 
 
-def colmap_text(scene: Scene, frames: Sequence[Written]) -> dict[str, bytes]:
+def colmap_text(scene: PosedScene, frames: Sequence[Written]) -> dict[str, bytes]:
     """Return COLMAP's text model without points: for triangulation, or for tools that read poses from it."""
     from scipy.spatial.transform import Rotation
 
@@ -94,7 +94,7 @@ def colmap_text(scene: Scene, frames: Sequence[Written]) -> dict[str, bytes]:
     return {f"sparse/0/{name}": ("\n".join(lines) + "\n").encode() for name, lines in texts.items()}
 
 
-WRITERS: dict[str, Callable[[Scene, Sequence[Written]], dict[str, bytes]]] = {
+WRITERS: dict[str, Callable[[PosedScene, Sequence[Written]], dict[str, bytes]]] = {
     "cameras": cameras_json,
     "nerfstudio": transforms_json,
     "colmap": colmap_text,
@@ -126,7 +126,7 @@ def to_files(store: Store, out: Path, form: str, workers: int, progress: Progres
     return report
 
 
-def _write(scene: Scene, folder: Path, form: str, pool: ThreadPoolExecutor) -> list[int]:
+def _write(scene: PosedScene, folder: Path, form: str, pool: ThreadPoolExecutor) -> list[int]:
     frames = list(pool.map(lambda i: _write_frame(scene, i, folder), range(len(scene))))
     there = [frame for frame in frames if frame is not None]
     missing = [i for i, frame in enumerate(frames) if frame is None]
@@ -139,7 +139,7 @@ def _write(scene: Scene, folder: Path, form: str, pool: ThreadPoolExecutor) -> l
     return missing
 
 
-def _write_frame(scene: Scene, index: int, folder: Path) -> Written | None:
+def _write_frame(scene: PosedScene, index: int, folder: Path) -> Written | None:
     data = scene.encoded(index)
     try:
         image = decode(data, scene.name(index))
@@ -166,7 +166,7 @@ def _write_frame(scene: Scene, index: int, folder: Path) -> Written | None:
     return Written(file, name, np.linalg.inv(scene.w2c[index]), fxfycxcy, image.size, stamp)
 
 
-def _finished(scene: Scene, folder: Path, form: str) -> list[int] | None:
+def _finished(scene: PosedScene, folder: Path, form: str) -> list[int] | None:
     """Return the missing frames of a scene that is written completely and intact, None for any other."""
     try:
         facts = json.loads((folder / DONE).read_text())
@@ -198,7 +198,7 @@ class FlatKeys:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def scene(self, key: str) -> Scene:
+    def scene(self, key: str) -> PosedScene:
         return dataclasses.replace(self._store.scene(self._keys[key]), key=key)
 
 
@@ -215,7 +215,7 @@ class Smaller:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def scene(self, key: str) -> Scene:
+    def scene(self, key: str) -> PosedScene:
         scene = self._store.scene(key)
         intrinsics = scene.intrinsics
         if not scene.relative:
@@ -228,7 +228,7 @@ class Smaller:
 
 @dataclasses.dataclass(frozen=True)
 class _Shrunk:
-    scene: Scene
+    scene: PosedScene
     height: int
 
     def __call__(self, index: int) -> bytes:
@@ -246,7 +246,7 @@ class _Shrunk:
         return encode(image.convert("RGB").resize((width, self.height), Image.Resampling.LANCZOS))
 
 
-def _sizes(scene: Scene) -> NDArray[np.int64]:
+def _sizes(scene: PosedScene) -> NDArray[np.int64]:
     """Return the sizes [N, 2] of a scene's images; those of the first for images that do not decode."""
     sizes: list[tuple[int, int] | None] = []
     for index in range(len(scene)):

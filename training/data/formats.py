@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .store import DatasetError, Scene, Scenes, Store
+from .store import DatasetError, PosedScene, Scenes, Store
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _folders(path: Path) -> list[Path]:
 
 def _collection(root: Path, found: Mapping[Path, str], options: Mapping[str, Any]) -> Store:
     """Return a store of the scenes of several folders. Those of one scene each are opened when they are asked for."""
-    openers: dict[str, Callable[[], Scene]] = {}
+    openers: dict[str, Callable[[], PosedScene]] = {}
     damaged: dict[str, str] = {}
     for path, name in found.items():
         prefix = path.relative_to(root).as_posix()
@@ -223,12 +223,12 @@ def _collection(root: Path, found: Mapping[Path, str], options: Mapping[str, Any
     return Scenes(openers, damaged)
 
 
-def _only_scene(path: Path, name: str, options: Mapping[str, Any], key: str) -> Scene:
+def _only_scene(path: Path, name: str, options: Mapping[str, Any], key: str) -> PosedScene:
     store = _open(path, name, options)
     return _scene_of(store, store.keys[0], key)
 
 
-def _scene_of(store: Store, key: str, name: str) -> Scene:
+def _scene_of(store: Store, key: str, name: str) -> PosedScene:
     return dataclasses.replace(store.scene(key), key=name)
 
 

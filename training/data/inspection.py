@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from .chunks import ChunkError
 from .pose_check import check_poses
-from .store import DatasetError, FrameError, Scene, Store
+from .store import DatasetError, FrameError, PosedScene, Store
 
 DECODED = 16
 """Frames of a scene that are decoded."""
@@ -112,7 +112,7 @@ def inspect_store(
     return result, pictures
 
 
-def inspect_scene(scene: Scene) -> tuple[SceneFacts, list[tuple[str, Image.Image]]]:
+def inspect_scene(scene: PosedScene) -> tuple[SceneFacts, list[tuple[str, Image.Image]]]:
     """Look at a scene: decode some frames, and check poses, intrinsics and stamps of all."""
     problems: list[str] = []
     sizes: collections.Counter[str] = collections.Counter()
@@ -165,7 +165,7 @@ def _intrinsics(name: str, size: tuple[int, int], fxfycxcy: np.ndarray) -> list[
     return []
 
 
-def _path(scene: Scene) -> tuple[float, float, list[str]]:
+def _path(scene: PosedScene) -> tuple[float, float, list[str]]:
     """Return the usual step between neighbours, the largest distance from the middle times two, and complaints."""
     centres = np.linalg.inv(scene.w2c)[:, :3, 3]
     extent = 2 * float(np.linalg.norm(centres - centres.mean(0), axis=1).max())
@@ -192,7 +192,7 @@ def _path(scene: Scene) -> tuple[float, float, list[str]]:
     return step, extent, complaints
 
 
-def _stamps(scene: Scene) -> list[str]:
+def _stamps(scene: PosedScene) -> list[str]:
     if scene.stamps is None:
         return []
     steps = np.diff(scene.stamps)
@@ -208,7 +208,7 @@ def _stamps(scene: Scene) -> list[str]:
     return problems
 
 
-def _neighbours(scene: Scene) -> list[int]:
+def _neighbours(scene: PosedScene) -> list[int]:
     """Return frames that follow each other at such distances that most pairs see the same and have moved."""
     if len(scene) <= DECODED:
         return list(range(len(scene)))

@@ -22,7 +22,7 @@ from .chunks import ChunkError
 from .formats import open_store
 from .overlap import overlaps, relative_intrinsics, typical_distances
 from .samples import MAX_ATTEMPTS, SKIPS
-from .store import DatasetError, FrameError, Scene, Store
+from .store import DatasetError, FrameError, PosedScene, Store
 
 NOMINAL = 1.0
 """Metres that the farthest view of a walk lies from their middle, where the unit of a dataset is no metre."""
@@ -71,7 +71,7 @@ def choose_by_gap(frames: int, views: int, gap: tuple[int, int], rng: random.Ran
 
 
 def choose_by_overlap(
-    scene: Scene, views: int, share: tuple[float, float], rng: random.Random
+    scene: PosedScene, views: int, share: tuple[float, float], rng: random.Random
 ) -> list[int] | None:
     """Draw the frames of a walk: one frame, and others whose frusta overlap with its by a share within limits.
 
@@ -161,7 +161,7 @@ class WalkSamples(Dataset[dict[str, Any]]):
         return walk
 
     def _view(
-        self, scene: Scene, frame: int, pose: NDArray[np.float64]
+        self, scene: PosedScene, frame: int, pose: NDArray[np.float64]
     ) -> tuple[torch.Tensor, tuple[float, float, float, float], NDArray[np.float32]]:
         image, fxfycxcy, _ = scene.frame(frame)
         pixels = np.asarray(image.convert("RGB"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .photos import Depths, Photos, natural, read_text, undistorted_intrinsics
-from .store import DatasetError, Scene, Scenes, Store, check_intrinsics, usable_poses
+from .store import DatasetError, PosedScene, Scenes, Store, check_intrinsics, usable_poses
 from .undistort import Lens, make_lens
 
 SUMMARY = "nerfstudio's transforms.json, also instant-ngp's and Blender's"
@@ -68,7 +68,7 @@ def scene_of(
     ordered: bool = False,
     metric: bool = False,
     depth_unit: float = 0.001,
-) -> Scene:
+) -> PosedScene:
     """Return the scene of a transforms.json. Raises DatasetError."""
     content = load(file)
     return read_scene(key, file, content, frames_of(file, content), images, ordered, metric, depth_unit)
@@ -111,7 +111,7 @@ def read_scene(
     depth_unit: float,
     depths: Sequence[Path | None] = (),
     notes: Sequence[str] = (),
-) -> Scene:
+) -> PosedScene:
     """Return the scene of some frames of a file. depths: where they lie, in place of the depth_file_path of frames."""
     where, notes = f"scene {key}, {file}", list(notes)
     c2w = _undo(content, _poses(where, frames), where) @ GRAPHICS
@@ -135,7 +135,7 @@ def read_scene(
         [depths[i] for i in kept] if depths else [_beside(file, f.get("depth_file_path")) for f in frames]
     )
     unit = float(content.get("depth_unit_scale_factor", depth_unit))
-    return Scene(
+    return PosedScene(
         key, np.linalg.inv(c2w[finite]), undistorted_intrinsics(raw, lenses), False,
         Photos(tuple(photos), lenses if any(lenses) else None),
         sizes=sizes,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .store import FrameError, Scene
+from .store import FrameError, PosedScene
 
 GRID = 5
 """Points across the image, each way."""
@@ -21,7 +21,7 @@ SAMPLED = 8
 """Depth images that are looked at to find out how far away things are."""
 
 
-def relative_intrinsics(scene: Scene) -> NDArray[np.float64]:
+def relative_intrinsics(scene: PosedScene) -> NDArray[np.float64]:
     """Return fx, fy, cx, cy [N, 4] in fractions of the image's width and height; without a size, as if centred."""
     if scene.relative:
         return scene.intrinsics
@@ -30,7 +30,7 @@ def relative_intrinsics(scene: Scene) -> NDArray[np.float64]:
     return scene.intrinsics / (2 * np.tile(scene.intrinsics[:, 2:], 2))
 
 
-def typical_distances(scene: Scene) -> NDArray[np.float64]:
+def typical_distances(scene: PosedScene) -> NDArray[np.float64]:
     """Return how far away lies what each frame sees [N], in the unit of the poses.
 
     From the scene's own points, else from some of its depths, else from where the cameras look together; frames without

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .store import FrameError, Scene
+from .store import FrameError, PosedScene
 
 SIDE = 512
 """Pixels of the longer side of the pictures that are compared."""
@@ -85,7 +85,7 @@ def readings(w2c: Matrix, K: Matrix) -> Iterator[tuple[str, Matrix, Matrix]]:
         yield f"intrinsics × {name}", w2c, np.diag([factor, factor, 1.0]) @ K
 
 
-def check_poses(scene: Scene, frames: list[int], most: int = 12) -> Fit:
+def check_poses(scene: PosedScene, frames: list[int], most: int = 12) -> Fit:
     """Match pictures of a scene, neighbours among `frames`, and compare readings of their poses."""
     scores: dict[str, list[float]] = {}
     pairs, previous = 0, None
@@ -104,7 +104,7 @@ def check_poses(scene: Scene, frames: list[int], most: int = 12) -> Fit:
     return Fit(pairs, {name: float(np.median(errors)) for name, errors in scores.items()})
 
 
-def _features(scene: Scene, frame: int) -> tuple[Matrix, Matrix | None, Matrix]:
+def _features(scene: PosedScene, frame: int) -> tuple[Matrix, Matrix | None, Matrix]:
     """Return places [n, 2] and descriptors of a picture's features, and its K [3, 3]; places counted as we do."""
     import cv2
 
@@ -136,13 +136,15 @@ def _matches(a: tuple, b: tuple) -> tuple[Matrix, Matrix] | None:
     return x[kept], y[kept]
 
 
-def _moved(scene: Scene, a: int, b: int) -> bool:
+def _moved(scene: PosedScene, a: int, b: int) -> bool:
     """Tell whether a camera moved so that lines can be told: a turn on the spot has none."""
     centres = np.linalg.inv(scene.w2c[[a, b]])[:, :3, 3]
     return bool(np.linalg.norm(centres[1] - centres[0]) > 1e-6 * max(1.0, np.abs(centres).max()))
 
 
-def _errors(scene: Scene, a: tuple, b: tuple, points: tuple[Matrix, Matrix]) -> Iterator[tuple[str, float]]:
+def _errors(
+    scene: PosedScene, a: tuple, b: tuple, points: tuple[Matrix, Matrix]
+) -> Iterator[tuple[str, float]]:
     """Yield the median distance of matches from epipolar lines, pixels, for each reading.
 
     Where most points would lie behind a camera it is infinite.

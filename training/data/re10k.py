@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .chunks import ChunkError, open_chunk
-from .store import DatasetError, Scene, Store, check_intrinsics
+from .store import DatasetError, PosedScene, Store, check_intrinsics
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,14 @@ class ChunkStore:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def scene(self, key: str) -> Scene:
+    def scene(self, key: str) -> PosedScene:
         chunk = open_chunk(self.files[key])
         if key in chunk.damaged:
             raise DatasetError(chunk.damaged[key])
         if key not in chunk.scenes:
             raise DatasetError(f"{INDEX_NAME} says that {chunk.path} holds scene {key}, which it does not")
         w2c, intrinsics = parse_cameras(chunk.scenes[key].cameras, key)
-        return Scene(key, w2c, intrinsics, True, _ChunkReader(self.files[key], key))
+        return PosedScene(key, w2c, intrinsics, True, _ChunkReader(self.files[key], key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class FolderStore:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def scene(self, key: str) -> Scene:
+    def scene(self, key: str) -> PosedScene:
         path = self.paths[key]
         try:
             text = _read_first(self.root / path, self.root / "metadata" / path.name)
@@ -161,7 +161,7 @@ class FolderStore:
                 f"not fractions"
             )
         places = tuple((self.root / image, self.root / "images" / key / image.name) for image in images)
-        return Scene(key, w2c, intrinsics, False, _FolderReader(places))
+        return PosedScene(key, w2c, intrinsics, False, _FolderReader(places))
 
 
 @dataclasses.dataclass(frozen=True)

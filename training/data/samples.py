@@ -24,7 +24,7 @@ from elvsm_core import CameraError, normalize_poses
 
 from .chunks import ChunkError
 from .frames import c2w_from_w2c, preprocess_frame
-from .store import DatasetError, FrameError, Scene, Store
+from .store import DatasetError, FrameError, PosedScene, Store
 from .views import ViewSelectionError, evaluation_views, training_views
 
 SKIPS = ("damaged scene", "too few frames", "damaged frame", "poses coincide", "other size")
@@ -86,7 +86,7 @@ class SampleConfig:
         return self.image_size, self.image_width or self.image_size
 
 
-def _load(scene: Scene, views: Sequence[int], config: SampleConfig) -> dict[str, Tensor]:
+def _load(scene: PosedScene, views: Sequence[int], config: SampleConfig) -> dict[str, Tensor]:
     """Decode and preprocess frames; poses are normalised over all of them together."""
     try:
         poses = c2w_from_w2c(scene.w2c[list(views)])

@@ -11,7 +11,7 @@ import functools
 from pathlib import Path
 
 from .nerfstudio import frames_of, load, read_scene
-from .store import DatasetError, Scene, Scenes, Store
+from .store import DatasetError, PosedScene, Scenes, Store
 
 SUMMARY = "ScanNet++'s scenes: DSLR photos, fisheye or undistorted"
 ONE_SCENE = True
@@ -51,7 +51,7 @@ def open_store(path: Path, test_frames: bool = True) -> Store:
     return Scenes({key: functools.partial(_scene, key, *form, test_frames)})
 
 
-def _scene(key: str, file: Path, photos: Path, test_frames: bool) -> Scene:
+def _scene(key: str, file: Path, photos: Path, test_frames: bool) -> PosedScene:
     content = load(file)
     frames = frames_of(file, content)
     if test_frames and content.get("test_frames"):

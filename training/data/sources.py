@@ -26,7 +26,7 @@ SHOWN = 2**41
 """Number of the first sample that is shown and not trained on: no training gets so far."""
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Samples one after the other; its state makes another process go on with the same ones."""
 
     description: str
@@ -224,7 +224,7 @@ class Re10kSource:
         self.batches, self.iterator = batches, None
 
 
-def open_source(settings: TrainSettings, rank: int, world: int, device: torch.device) -> Source:
+def open_source(settings: TrainSettings, rank: int, world: int, device: torch.device) -> SampleSource:
     """Open the data that settings.data names. Raises DatasetError where it cannot be used."""
     if settings.data.source == "re10k":
         return Re10kSource(settings, rank, world, device)
@@ -235,7 +235,7 @@ def open_source(settings: TrainSettings, rank: int, world: int, device: torch.de
     return ProceduralSource(settings, rank, device)
 
 
-def total_steps(settings: TrainSettings, source: Source, world: int) -> int:
+def total_steps(settings: TrainSettings, source: SampleSource, world: int) -> int:
     """Return after how many steps the run ends at the latest, 0 for no limit."""
     limits = [settings.steps] if settings.steps else []
     if settings.epochs and isinstance(source, Re10kSource):

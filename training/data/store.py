@@ -32,7 +32,7 @@ class FrameError(DatasetError):
     """A frame that is missing or does not decode. The frames after it keep their indices."""
 
 
-class Frame(NamedTuple):
+class PosedFrame(NamedTuple):
     """An image with fxfycxcy [4] float64, pixels of that image, and w2c [4, 4] float64."""
 
     image: Image.Image
@@ -41,7 +41,7 @@ class Frame(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class PosedScene:
     """One camera path or set of photos: poses and intrinsics of all frames, and a way to their encoded images.
 
     w2c [N, 4, 4] float64 world-to-camera, OpenCV axes. intrinsics [N, 4] fx, fy, cx, cy: pixels, or
@@ -94,13 +94,13 @@ class Scene:
             scale = (size[0] / width, size[1] / height) * 2
         return self.intrinsics[frame] * np.array(scale, dtype=np.float64)
 
-    def frame(self, index: int) -> Frame:
+    def frame(self, index: int) -> PosedFrame:
         """Decode a frame. Raises FrameError for one that is missing or damaged, DatasetError for one past
         the end."""
         if not 0 <= index < len(self):
             raise DatasetError(f"scene {self.key} has {len(self)} frames, there is no frame {index}")
         image = decode(self.encoded(index), f"frame {index} of scene {self.key}")
-        return Frame(image, self.pixels(index, image.size), self.w2c[index])
+        return PosedFrame(image, self.pixels(index, image.size), self.w2c[index])
 
 
 class Store(Protocol):
@@ -113,7 +113,7 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
-    def scene(self, key: str) -> Scene:
+    def scene(self, key: str) -> PosedScene:
         """Return a scene without decoding anything. Raises DatasetError or ChunkError for a damaged one."""
         ...
 
@@ -128,16 +128,16 @@ class Scenes:
     KEPT = 64
 
     def __init__(
-        self, openers: dict[str, Callable[[], Scene]], damaged: dict[str, str] | None = None
+        self, openers: dict[str, Callable[[], PosedScene]], damaged: dict[str, str] | None = None
     ) -> None:
         self._openers, self.damaged = openers, damaged or {}
-        self._recent: dict[str, Scene] = {}
+        self._recent: dict[str, PosedScene] = {}
         self.keys: Sequence[str] = sorted(openers)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def scene(self, key: str) -> Scene:
+    def scene(self, key: str) -> PosedScene:
         if key not in self._openers:
             raise DatasetError(f"there is no scene {key!r}; the first of {len(self)} is {self.keys[0]!r}")
         scene = self._recent.pop(key, None)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .photos import Depths, Photos, read_text, undistorted_intrinsics
-from .store import DatasetError, Scene, Scenes, Store, check_intrinsics, usable_poses
+from .store import DatasetError, PosedScene, Scenes, Store, check_intrinsics, usable_poses
 from .undistort import make_lens
 
 SUMMARY = "TUM RGB-D: rgb.txt, depth.txt and groundtruth.txt"
@@ -66,7 +66,7 @@ def open_store(
 def _scene(
     key: str, path: Path, camera: tuple[float, ...], distortion: tuple[float, ...], size: tuple[int, int],
     gap: float, depth_unit: float,
-) -> Scene:  # fmt: skip
+) -> PosedScene:  # fmt: skip
     where, notes = f"scene {key}, {path}", []
     stamps, files, unsorted = _listing(path / "rgb.txt")
     if unsorted:
@@ -87,7 +87,7 @@ def _scene(
     lens = make_lens(raw[0], *size, "opencv", distortion, where)
     lenses = (lens,) * len(kept)
     depths = _depths(path, stamps[kept])
-    return Scene(
+    return PosedScene(
         key, np.linalg.inv(c2w[kept]), undistorted_intrinsics(raw, lenses), False,
         Photos(tuple(path / files[i] for i in kept), lenses if lens else None),
         sizes=np.tile(np.array(size, dtype=np.int64), (len(kept), 1)),

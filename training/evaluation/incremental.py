@@ -78,7 +78,7 @@ def add_views(model: ec.EfficientLVSM, batch: Mapping[str, Tensor], protocol: Pr
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ViewCountRow:
     """All scenes after the n-th view: unweighted means of the metrics, medians of the times."""
 
     views: int
@@ -96,7 +96,7 @@ class Row:
 
 def evaluate_incrementally(
     model: ec.EfficientLVSM, samples: Iterable[Mapping[str, Any]], protocol: Protocol
-) -> tuple[list[Row], dict[str, str]]:
+) -> tuple[list[ViewCountRow], dict[str, str]]:
     """Add views to every scene of EvaluationSamples; returns one row per number of views, and failed scenes.
 
     Raises ProtocolError when no scene could be evaluated.
@@ -116,14 +116,14 @@ def evaluate_incrementally(
     return [_row(steps) for steps in zip(*scenes, strict=True)], failed
 
 
-def _row(steps: Sequence[Step]) -> Row:
+def _row(steps: Sequence[Step]) -> ViewCountRow:
     names = list(steps[0].metrics)
     means = {name: math.fsum(step.metrics[name] for step in steps) / len(steps) for name in names}
     times = ([getattr(step, name) for step in steps] for name in ("encode_ms", "render_ms"))
-    return Row(steps[0].views, len(steps), means, *(sorted(t)[len(t) // 2] for t in times))
+    return ViewCountRow(steps[0].views, len(steps), means, *(sorted(t)[len(t) // 2] for t in times))
 
 
-def write_rows(rows: Sequence[Row], failed: Mapping[str, str], folder: Path) -> None:
+def write_rows(rows: Sequence[ViewCountRow], failed: Mapping[str, str], folder: Path) -> None:
     """Write incremental.json and incremental.csv."""
     content = {"rows": [dataclasses.asdict(row) for row in rows], "failed": dict(failed)}
     write_bytes(folder / "incremental.json", json.dumps(content, indent=1).encode())

@@ -27,7 +27,7 @@ REPORT, INCREMENTAL_REPORT = "report.html", "incremental.html"
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class PublishedEvaluation:
     """What is evaluated, and where the results go.
 
     data: RealEstate10K as `open_store` reads it; index: the evaluation index. inputs, targets: views of a scene.
@@ -53,7 +53,7 @@ class Evaluation:
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
 
 
-def open_samples(settings: Evaluation, patch_size: int) -> EvaluationSamples:
+def open_samples(settings: PublishedEvaluation, patch_size: int) -> EvaluationSamples:
     """Open the scenes that the index lists. Raises DatasetError where data or index cannot be used."""
     height, width = settings.image_size
     config = SampleConfig(
@@ -90,7 +90,7 @@ def processes() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), world
 
 
-def run(model: ec.EfficientLVSM, settings: Evaluation) -> Summary | None:
+def run(model: ec.EfficientLVSM, settings: PublishedEvaluation) -> Summary | None:
     """Evaluate, or go on with an evaluation that was interrupted; writes metrics.json, the tables and report.html.
 
     Returns the summary on rank 0, None elsewhere. Raises a ValueError that says what to do for data, an index,
@@ -121,7 +121,9 @@ def run(model: ec.EfficientLVSM, settings: Evaluation) -> Summary | None:
     return summary
 
 
-def facts(model: ec.EfficientLVSM, samples: EvaluationSamples, settings: Evaluation) -> list[tuple[str, str]]:
+def facts(
+    model: ec.EfficientLVSM, samples: EvaluationSamples, settings: PublishedEvaluation
+) -> list[tuple[str, str]]:
     """Return what the report says about how its figures came about."""
     c, protocol, (height, width) = model.config, settings.protocol, settings.image_size
     switches = ("rays", c.bf16_rays), ("renders", protocol.bf16_images), ("LPIPS", protocol.bf16_lpips)
@@ -141,7 +143,7 @@ def facts(model: ec.EfficientLVSM, samples: EvaluationSamples, settings: Evaluat
     return rows
 
 
-def run_incrementally(model: ec.EfficientLVSM, settings: Evaluation) -> str:
+def run_incrementally(model: ec.EfficientLVSM, settings: PublishedEvaluation) -> str:
     """Evaluate after each added view, in one process because it measures time; returns the table's text."""
     _, world = processes()
     if world > 1:

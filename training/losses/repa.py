@@ -30,7 +30,7 @@ class RepaError(ValueError):
     """Settings or files that no alignment can be computed with, with what to do about it."""
 
 
-class Link(NamedTuple):
+class AlignedLayer(NamedTuple):
     """Tokens after layer `layer` of a stream are aligned with the output of DINO's block `dino`; both count
     from 1."""
 
@@ -39,7 +39,7 @@ class Link(NamedTuple):
     layer: int
 
 
-def parse_mapping(name: str, dino_layers: int = 12, layers: int = 12) -> list[Link]:
+def parse_mapping(name: str, dino_layers: int = 12, layers: int = 12) -> list[AlignedLayer]:
     """Parse which layers are aligned.
 
     The published names: "8-2" aligns DINO's layer 8 with the model's layer 2 in both streams, "8-2t" in the
@@ -47,7 +47,7 @@ def parse_mapping(name: str, dino_layers: int = 12, layers: int = 12) -> list[Li
     4; "12-3" is 12 with 3; "8-3t-8-2i" are two at once. Without guessing, and for layers above 9 of the
     model: "12:10,8:3t". dino_layers, layers: how many there are. Raises RepaError for anything else.
     """
-    links: list[Link] = []
+    links: list[AlignedLayer] = []
     if ":" in name:
         parts = [re.fullmatch(r"\s*(\d+):(\d+)([it]?)\s*", part) for part in name.split(",")]
         if not all(parts):
@@ -72,9 +72,9 @@ def parse_mapping(name: str, dino_layers: int = 12, layers: int = 12) -> list[Li
     return sorted(set(links))
 
 
-def _links(stream: str, pairs: Sequence[tuple[int, int]]) -> list[Link]:
+def _links(stream: str, pairs: Sequence[tuple[int, int]]) -> list[AlignedLayer]:
     streams = {"i": STREAMS[:1], "t": STREAMS[1:], "": STREAMS}[stream]
-    return [Link(s, dino, layer) for s in streams for dino, layer in pairs]
+    return [AlignedLayer(s, dino, layer) for s in streams for dino, layer in pairs]
 
 
 def _pairs(name: str, dino: str, model: str, dino_layers: int) -> list[tuple[int, int]]:
@@ -116,7 +116,12 @@ class Repa(nn.Module):
     """The trainable part: one projector per link, named {stream}.{dino layer}.{model layer} as published."""
 
     def __init__(
-        self, links: Sequence[Link], width: int, channels: int, kind: str = "sl1", hidden: int = HIDDEN
+        self,
+        links: Sequence[AlignedLayer],
+        width: int,
+        channels: int,
+        kind: str = "sl1",
+        hidden: int = HIDDEN,
     ) -> None:
         super().__init__()
         if not links or kind not in LOSSES:
@@ -156,7 +161,7 @@ class TokenTap:
     * M, P, d].
     """
 
-    def __init__(self, model: EfficientLVSM, links: Sequence[Link]) -> None:
+    def __init__(self, model: EfficientLVSM, links: Sequence[AlignedLayer]) -> None:
         self._tokens: dict[tuple[Stream, int], Tensor] = {}
         blocks = {"input": model.input_self_attn_blocks, "target": model.self_cross_blocks}
         self._hooks = []

@@ -37,7 +37,7 @@ class Builder:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Placement:
     """Where S pieces of furniture of one sort stand: origin on the floor [B, S, 3], yaw [B, S], valid [B, S]."""
 
     builder: Builder

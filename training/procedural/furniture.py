@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .building import LIMITS, Builder, Frame, rotation_x, rotation_z
+from .building import LIMITS, Builder, Placement, rotation_x, rotation_z
 from .materials import make_material
 from .rng import Dice
 from .room import KINDS, Room, constant
@@ -28,7 +28,7 @@ class _Furnisher:
     def material(self, role: str, count: int, fit: bool = False) -> Tensor:
         return make_material(self.bank, self.dice, role, count, fit, self.busy, self.photos)
 
-    def against_wall(self, count: int, depth: Tensor, share: float, gap: float = 0.01) -> Frame:
+    def against_wall(self, count: int, depth: Tensor, share: float, gap: float = 0.01) -> Placement:
         """Place pieces with their backs (local +y, half depth [B, S]) against random walls."""
         u = self.dice(count, 4)
         wall = (u[..., 0] * 4).floor()
@@ -43,7 +43,7 @@ class _Furnisher:
         origin = torch.stack([c * x - s * y, s * x + c * y, torch.zeros_like(x)], -1)
         return self._frame(origin, yaw, u[..., 2] < share)
 
-    def anywhere(self, count: int, share: float, squared: float = 0.5) -> Frame:
+    def anywhere(self, count: int, share: float, squared: float = 0.5) -> Placement:
         """Place pieces anywhere on the floor; a share of them is parallel to the walls."""
         u = self.dice(count, 5)
         half = self.size[:, None, :2] / 2 - 0.5
@@ -53,8 +53,8 @@ class _Furnisher:
         origin = torch.cat([xy, torch.zeros_like(xy[..., :1])], -1)
         return self._frame(origin, yaw, u[..., 4] < share)
 
-    def _frame(self, origin: Tensor, yaw: Tensor, valid: Tensor) -> Frame:
-        frame = Frame(self.builder, origin, yaw, valid, self.builder.groups)
+    def _frame(self, origin: Tensor, yaw: Tensor, valid: Tensor) -> Placement:
+        frame = Placement(self.builder, origin, yaw, valid, self.builder.groups)
         self.builder.groups += yaw.shape[1]
         return frame
 
@@ -173,7 +173,7 @@ class _Furnisher:
         for k in range(2):
             place.put("box", (wide * (k - 0.5), -deep, 1.75), (wide / 2 - 0.006, 0.01, 0.31), body)
 
-    def _thing_on(self, place: Frame, kind: str, x: Tensor, y: Tensor, z: Tensor) -> None:
+    def _thing_on(self, place: Placement, kind: str, x: Tensor, y: Tensor, z: Tensor) -> None:
         """Put a small object onto a surface of half size (x, y) at height z."""
         n = place.yaw.shape[1]
         v = self.dice(n, 7)

@@ -12,7 +12,7 @@ from .mesh_bank import MeshBank
 from .mesh_fittings import Fittings
 from .mesh_floorplan import BOX, CYLINDER, SPHERE, RoomPlan, Wall, block
 from .mesh_materials import Stylist
-from .mesh_scene import LOCAL_METRES, HostWorld, Scene
+from .mesh_scene import LOCAL_METRES, HostWorld, MeshScene
 from .mesh_shell import Shell
 
 
@@ -244,9 +244,9 @@ class Furnisher(Fittings):
 
 def make_room(
     bank: MeshBank, rng: np.random.Generator, plan: RoomPlan, around: Any, photo: int = -1
-) -> Scene:
+) -> MeshScene:
     """Return a furnished room."""
-    scene = Scene(bank, around=around)
+    scene = MeshScene(bank, around=around)
     stylist = Stylist(bank, rng)
     shell = Shell(scene, plan, stylist, rng, photo)
     shell.build()

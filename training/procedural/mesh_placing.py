@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .mesh_bank import MeshBank, Shape
 from .mesh_floorplan import RoomPlan, standing
 from .mesh_materials import Stylist
-from .mesh_scene import Light, Piece, Scene
+from .mesh_scene import Light, MeshScene, Piece
 
 THEMES = ("Living room", "Kitchen", "Bedroom", "Office", "Bathroom")
 
@@ -46,7 +46,7 @@ class Footprint:
 class Placing:
     """Puts pieces into one room. `scene` grows; lamps' lights go with the group of their piece."""
 
-    def __init__(self, scene: Scene, plan: RoomPlan, stylist: Stylist, rng: np.random.Generator) -> None:
+    def __init__(self, scene: MeshScene, plan: RoomPlan, stylist: Stylist, rng: np.random.Generator) -> None:
         self.scene, self.plan, self.stylist, self.rng = scene, plan, stylist, rng
         self.bank: MeshBank = scene.bank
         self.placed: list[Footprint] = []

@@ -14,7 +14,16 @@ from .mesh_bank import MeshBank
 from .mesh_floorplan import QUAD, RoomPlan, draw_plan, quad
 from .mesh_furnish import make_room
 from .mesh_materials import Stylist
-from .mesh_scene import LOCAL_METRES, HostWorld, Light, MeshPlan, Scene, Surroundings, join_tables, material
+from .mesh_scene import (
+    LOCAL_METRES,
+    HostWorld,
+    Light,
+    MeshPlan,
+    MeshScene,
+    Surroundings,
+    join_tables,
+    material,
+)
 from .rng import Dice
 from .room import Room
 from .scenes import SceneConfig
@@ -34,7 +43,7 @@ class Space:
 
     def __init__(
         self,
-        scene: Scene,
+        scene: MeshScene,
         size: tuple[float, float, float],
         middle: NDArray[np.float64],
         plan: RoomPlan | None,
@@ -143,7 +152,7 @@ def surroundings(bank: MeshBank, rng: np.random.Generator, indoors: bool = False
 
 def room_scene(
     bank: MeshBank, views: int, rng: np.random.Generator, generator: torch.Generator
-) -> tuple[Scene, Tensor]:
+) -> tuple[MeshScene, Tensor]:
     """Draw a furnished room and a walk through it."""
     for attempt in range(8):
         plan = draw_plan(rng, 0.35 if attempt < 4 else 0.0)
@@ -162,11 +171,11 @@ def room_scene(
 
 def world_scene(
     bank: MeshBank, views: int, rng: np.random.Generator, generator: torch.Generator
-) -> tuple[Scene, Tensor] | None:
+) -> tuple[MeshScene, Tensor] | None:
     """Draw a walk through one of the worlds' layouts, furnished as it is, None where no free walk was found."""
     name = str(rng.choice(sorted(bank.layouts)))
     layout = bank.layouts[name]
-    scene = Scene(bank, around=surroundings(bank, rng))
+    scene = MeshScene(bank, around=surroundings(bank, rng))
     stylist = Stylist(bank, rng)
     for placement in layout["placements"]:
         shape = bank.shapes[placement["mesh"]]

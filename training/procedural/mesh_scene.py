@@ -122,7 +122,7 @@ class Piece:
 
 
 @dataclass
-class Scene:
+class MeshScene:
     """A scene under construction."""
 
     bank: MeshBank
@@ -190,7 +190,7 @@ class Scene:
 class HostWorld:
     """Questions about a scene, answered on the CPU."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: MeshScene) -> None:
         tables = scene.tables()
         self.order = tables.pop("order")
         merged = scene.bank.tables | {k: words(v) for k, v in tables.items()}

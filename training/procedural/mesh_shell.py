@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from .mesh_bank import MeshBank
 from .mesh_floorplan import BOX, QUAD, SPHERE, Opening, RoomPlan, Wall, block, quad, standing
 from .mesh_materials import Stylist
-from .mesh_scene import PANORAMA, Light, Scene, material
+from .mesh_scene import PANORAMA, Light, MeshScene, material
 
 
 class Shell:
     """Builds the shell of a room into a scene. photo: an indoor panorama's number, seen on all of its surfaces."""
 
     def __init__(
-        self, scene: Scene, plan: RoomPlan, stylist: Stylist, rng: np.random.Generator, photo: int = -1
+        self, scene: MeshScene, plan: RoomPlan, stylist: Stylist, rng: np.random.Generator, photo: int = -1
     ) -> None:
         self.scene, self.plan, self.stylist, self.rng, self.photo = scene, plan, stylist, rng, photo
         self.bank: MeshBank = scene.bank

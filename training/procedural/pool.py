@@ -13,13 +13,13 @@ from ..settings import DataSettings
 from .mesh_bank import MeshBank
 from .mesh_rooms import plan_mesh_scenes
 from .mesh_scene import MeshPlan, render_mesh_plan
-from .scenes import Plan, SceneBatch, plan_scenes, render_plan
+from .scenes import SceneBatch, SceneDraft, plan_scenes, render_plan
 from .textures import TextureBank
 
 ENDLESS = 2**40
 
 
-class Plans(Dataset[Plan | MeshPlan]):
+class Plans(Dataset[SceneDraft | MeshPlan]):
     """Numbered batches of rooms and walks. Furnishing takes thousands of small operations: better not on the GPU.
 
     With a bank of meshes, settings.meshes.share of the batches are rooms of meshes.
@@ -34,7 +34,7 @@ class Plans(Dataset[Plan | MeshPlan]):
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, number: int) -> Plan | MeshPlan:
+    def __getitem__(self, number: int) -> SceneDraft | MeshPlan:
         """Return batch `number`: the same one for the same seed, whoever asks."""
         s = self.settings
         # Generators take 32 bits. Those of the test scenes have the highest one unset.
@@ -44,9 +44,9 @@ class Plans(Dataset[Plan | MeshPlan]):
             return plan_mesh_scenes(s.scenes, self.meshes, s.draw_batch, s.views, s.size, generator)
         return plan_scenes(s.scenes, self.bank, s.draw_batch, s.views, s.size, generator)
 
-    def stream(self, first: int, pin: bool) -> Iterator[Plan | MeshPlan]:
+    def stream(self, first: int, pin: bool) -> Iterator[SceneDraft | MeshPlan]:
         """Yield batches from number `first` on, planned ahead by settings.workers processes."""
-        loader: DataLoader[Plan | MeshPlan] = DataLoader(
+        loader: DataLoader[SceneDraft | MeshPlan] = DataLoader(
             self, batch_size=None, sampler=range(first, ENDLESS), num_workers=self.settings.workers, pin_memory=pin,
             generator=torch.Generator(),  # spares the global one, whose state is part of a checkpoint
         )  # fmt: skip
@@ -96,7 +96,7 @@ class ScenePool:
         self.depth[place] = scenes.depth
         self.drawn += 1
 
-    def render(self, plan: Plan | MeshPlan) -> SceneBatch:
+    def render(self, plan: SceneDraft | MeshPlan) -> SceneBatch:
         """Render a batch of scenes of either kind."""
         if isinstance(plan, MeshPlan):
             assert self.meshes is not None  # nobody plans rooms of meshes without them

@@ -17,7 +17,7 @@ from .textures import TextureBank, make_texture_bank
 from .walks import draw_intrinsics, draw_walks
 
 __all__ = [
-    "Plan", "SceneBatch", "SceneConfig", "Walk", "draw_scenes", "make_texture_bank", "plan_scenes", "render_plan",
+    "SceneBatch", "SceneConfig", "SceneDraft", "Walk", "draw_scenes", "make_texture_bank", "plan_scenes", "render_plan",
     "render_views", "walk",
 ]  # fmt: skip
 
@@ -56,7 +56,7 @@ class SceneBatch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SceneDraft:
     """Rooms and cameras before anything is rendered: small, and quick to draw on a CPU.
 
     c2w [B, V, 4, 4] OpenCV, metres; fxfycxcy [B, V, 4] pixels of images of `size` (H, W); exposure [B, V]; noise
@@ -71,15 +71,15 @@ class Plan:
     grain: int
     size: tuple[int, int]
 
-    def to(self, device: torch.device | str) -> Plan:
+    def to(self, device: torch.device | str) -> SceneDraft:
         """Return the same plan on another device; the copy does not wait."""
         return self._map(lambda x: x.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Plan:
+    def pin_memory(self) -> SceneDraft:
         """Return the same plan in page-locked memory (a DataLoader calls this)."""
         return self._map(lambda x: x.contiguous().pin_memory())
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Plan:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> SceneDraft:
         moved = {
             f.name: function(value)
             for f in dataclasses.fields(self)
@@ -126,7 +126,7 @@ def plan_scenes(
     views: int,
     size: tuple[int, int],
     generator: torch.Generator,
-) -> Plan:
+) -> SceneDraft:
     """Draw `batch` rooms and a walk of `views` poses through each, on the bank's device; see `draw_scenes`.
 
     The bank's catalogue is enough. generator: on the CPU.
@@ -140,10 +140,10 @@ def plan_scenes(
     if config.noise > 0:
         noise = 255 * config.noise * dice(1, 1, 1, 1) ** 2
         grain = int(torch.randint(2**31, (1,), generator=generator))
-    return Plan(room, c2w, fxfycxcy, exposure, noise, grain, size)
+    return SceneDraft(room, c2w, fxfycxcy, exposure, noise, grain, size)
 
 
-def render_plan(config: SceneConfig, bank: TextureBank, plan: Plan, method: str = "auto") -> SceneBatch:
+def render_plan(config: SceneConfig, bank: TextureBank, plan: SceneDraft, method: str = "auto") -> SceneBatch:
     """Render the views of a plan on the bank's device; see `draw_scenes`."""
     plan = plan.to(bank.device)
     images, depth = render_views(
