@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from elvsm_training.convert import chunk_entry, encode, write_chunk, write_index
-from elvsm_training.data.re10k import ChunkError, DatasetError, benchmark, open_store
+from elvsm_training.data.conversion import chunk_entry, encode, write_chunk, write_index
+from elvsm_training.data.readers.re10k import ChunkError, DatasetError, benchmark, open_store
 from elvsm_training.procedural.scenes import make_texture_bank, render_views, walk
 
 SIZE = (360, 640)
@@ -51,7 +51,7 @@ def write_data(folder: Path) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", help="RealEstate10K, as training/data/re10k.py reads it")
+    parser.add_argument("--data", help="RealEstate10K, as training/data/readers/re10k.py reads it")
     parser.add_argument("--workers", default="1,2", help="numbers of processes to try")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=2)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from elvsm_training.assets.packed import load_packed
-from elvsm_training.procedural.mesh_bank import MeshBank, make_mesh_bank
-from elvsm_training.procedural.mesh_rooms import plan_mesh_scenes
-from elvsm_training.procedural.mesh_scene import MeshConfig, MeshPlan, render_mesh_plan
-from elvsm_training.procedural.mesh_tracer import device_module, host_library
+from elvsm_training.procedural.meshes.bank import MeshBank, make_mesh_bank
+from elvsm_training.procedural.meshes.rooms import plan_mesh_scenes
+from elvsm_training.procedural.meshes.scene import MeshConfig, MeshPlan, render_mesh_plan
+from elvsm_training.procedural.meshes.tracer import device_module, host_library
 from elvsm_training.procedural.scenes import SceneBatch, SceneConfig
 
 PLAIN = SceneConfig(noise=0.0)

@@ -23,7 +23,7 @@ from rclpy.node import Node
 
 import elvsm_core as ec
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_core.persistence import write_scene
+from elvsm_core.files.persistence import write_scene
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from .cache import CacheFullError, ViewCache
     from .checkpoint import CheckpointError, load_model, save_model
     from .engine import NotFiniteError
+    from .files.persistence import Keyframe, SceneFileError
     from .images import ImageError, resize_and_crop
     from .model import EfficientLVSM
-    from .persistence import Keyframe, SceneFileError
     from .rays import compute_rays, normalize_poses
     from .rendering import PendingRendering, Plan, Rendering, SceneError
     from .scene import Scene
@@ -69,8 +69,8 @@ _PLACES = {
     "ImageError": "images",
     "resize_and_crop": "images",
     "EfficientLVSM": "model",
-    "Keyframe": "persistence",
-    "SceneFileError": "persistence",
+    "Keyframe": "files.persistence",
+    "SceneFileError": "files.persistence",
     "compute_rays": "rays",
     "normalize_poses": "rays",
     "PendingRendering": "rendering",

@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import atomic
 from .config import ConfigError, ModelConfig
+from .files import atomic
 from .model import EfficientLVSM
 
 FORMAT = "elvsm-1"
@@ -228,7 +228,7 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
 
     A published model is downloaded the first time. Raises CheckpointError if there is no such file.
     """
-    from .hub import PUBLISHED, fetch  # it writes what this module reads
+    from .files.hub import PUBLISHED, fetch  # it writes what this module reads
 
     path = Path(path_or_name).expanduser()
     bundled = WEIGHTS / f"{path_or_name}.safetensors"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .lpips_weights import MetricError, load_lpips
+from .files.lpips_weights import MetricError, load_lpips
 
 __all__ = ["MetricError", "lpips", "psnr", "ssim"]
 

@@ -18,14 +18,14 @@ from .cache import ViewCache
 from .cameras import Camera, check_pose
 from .detail.request import DETAIL_SIZE, detailed, keep_picture, network_cameras
 from .engine import camera_numbers, make_engine
+from .files.persistence import Keyframe, StoredScene, write_scene
+from .files.scene_reading import read_scene
 from .frame import SceneFrame, common_motion
 from .frame_policy import FramePolicy
 from .images import ImageLike
 from .model import EfficientLVSM
 from .paging import Pager
-from .persistence import Keyframe, StoredScene, write_scene
 from .rendering import PendingRendering, Plan, Rendering, SceneError, check_request, choose, support_by
-from .scene_reading import read_scene
 from .store import KeyframeStore
 
 P = TypeVar("P")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import keyframes
-from .persistence import Keyframe
+from .files.persistence import Keyframe
 
 DISTANCE, ANGLE = 0.15, float(np.deg2rad(10))
 """A hand's breadth of motion makes two views as different as ten degrees of rotation."""

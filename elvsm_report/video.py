@@ -10,7 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from elvsm_core.atomic import replacing_path
+from elvsm_core.files.atomic import replacing_path
 
 RGB = NDArray[np.uint8]
 

@@ -52,7 +52,7 @@ from elvsm_ros.rendering.trajectories import Trajectories
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
-    from elvsm_ros.engine import DeviceScene
+    from elvsm_ros.device_scene import DeviceScene
 
 TICK = 0.1
 """Seconds between looks at images that wait for a pose, and at whether ~/status has news."""
@@ -64,7 +64,7 @@ Result = TransitionCallbackReturn
 def _build_engine(settings: Settings) -> DeviceScene:
     # PyTorch takes seconds to import: here, on the worker's thread, so that the node can be stopped
     # meanwhile.
-    from elvsm_ros.engine import DeviceScene
+    from elvsm_ros.device_scene import DeviceScene
 
     engine = DeviceScene(settings)
     # What there is by now stays: looking through it for garbage would take 0.2 s, and hold up all threads.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from elvsm_core import atomic
+from elvsm_core.files import atomic
 
 from .settings import TrainSettings
 

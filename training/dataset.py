@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from .convert import Report, to_chunks, to_folders
 from .data import formats
-from .data.chunks import ChunkError
+from .data.conversion import Report, to_chunks, to_folders
 from .data.export import WRITERS, FlatKeys, Smaller, to_files
+from .data.readers.chunks import ChunkError
 from .data.store import DatasetError, Store
 
 TARGETS = ("chunks", "folders", *WRITERS)

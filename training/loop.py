@@ -18,14 +18,14 @@ from elvsm_core.model import Decoded
 
 from . import checkpoints
 from .compilation import fused
-from .data.sampling import Sample
-from .data.sources import SampleSource
 from .distributed import Clock, rank, world
 from .losses.aligner import Aligner
 from .losses.objective import Objective
 from .losses.pixels import geometry_errors
-from .monitor import Monitor, training_flops
+from .monitoring.monitor import Monitor, training_flops
 from .optim import Optimiser, learning_rate
+from .sampling.recipe import Sample
+from .sampling.sources import SampleSource
 from .settings import TrainSettings
 
 LOSSES = ("loss", "mse", "perceptual", "lpips", "repa", "depth", "confidence")

@@ -15,7 +15,7 @@ import yaml
 from elvsm_core import ModelConfig
 
 from .losses.objective import LossConfig
-from .procedural.mesh_scene import MeshConfig
+from .procedural.meshes.scene import MeshConfig
 from .procedural.scenes import SceneConfig
 
 SCHEDULES = ("trapezoid", "constant", "cosine", "linear")
@@ -34,9 +34,9 @@ def _require(good: bool, text: str) -> None:
 
 @dataclass(frozen=True)
 class Re10kSettings:
-    """RealEstate10K as training data, see training/data/samples.py.
+    """RealEstate10K as training data, see training/sampling/samples.py.
 
-    path: chunks or folders, see training/data/re10k.py. inputs, targets: views of a sample. target_has_input: targets
+    path: chunks or folders, see data/readers/re10k.py. inputs, targets: views of a sample. target_has_input: targets
     are drawn from all views, inputs included. dynamic_inputs: numbers of inputs to choose from, one choice per batch.
     shuffle_inputs: permute the inputs. scale_factor: of the poses' normalisation. workers: processes that decode,
     for each GPU; prefetch: batches that each of them keeps ready.
@@ -81,7 +81,7 @@ class MeshSettings:
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """A dataset of a mixture, see training/data/mixture.py.
+    """A dataset of a mixture, see training/sampling/mixture.py.
 
     store: its format (elvsm_dataset formats), a Python file that defines one, "auto", or "procedural" for drawn rooms.
     path: where it lies. weight: of how often samples come from it. views: how the views of a sample are chosen: by the
@@ -322,7 +322,7 @@ class TrainSettings:
     a walk with cameras.json to evaluate on while training (never trained on). eval_minutes: between evaluations, each
     with an export. checkpoint_minutes, checkpoint_steps: between checkpoints (0: only at the end); keep: how many.
     resume: "auto" goes on from the newest checkpoint in `out`, "none" leaves it and starts afresh. logger:
-    "tensorboard" (in out/tensorboard), "wandb" (see training/loggers.py) or "none"; out/log.txt is always written.
+    "tensorboard" (in out/tensorboard), "wandb" (see monitoring/loggers.py) or "none"; out/log.txt is always written.
     pictures: samples that are rendered at every evaluation, into out/samples and for the logger (0: none).
     attention: "flash" (FlashAttention-2) or "cudnn", a quarter faster on Hopper GPUs, which plans each shape anew: for
     few shapes. keep_before_decay: also export the averaged weights as they are when the rate begins to fall.

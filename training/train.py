@@ -27,7 +27,6 @@ import elvsm_core.attention
 from elvsm_core.checkpoint import GEOMETRY
 
 from . import checkpoints
-from .data.sources import open_source, total_steps
 from .data.store import DatasetError
 from .distributed import world
 from .evaluate import DataError
@@ -36,8 +35,9 @@ from .losses.aligner import Aligner
 from .losses.objective import Objective
 from .losses.repa import RepaError, Stream
 from .losses.vgg import WeightFileError
-from .monitor import Monitor
+from .monitoring.monitor import Monitor
 from .procedural.photos import AssetError
+from .sampling.sources import open_source, total_steps
 from .settings import SettingsError, TrainSettings, load_settings
 
 log = logging.getLogger("training")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from elvsm_core.atomic import write_text
+from elvsm_core.files.atomic import write_text
 from elvsm_report import charts
 from elvsm_report import page as report
 from elvsm_ros.demo.results import DemoResults, HeldOutView, samples

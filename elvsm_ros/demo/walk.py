@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.recordings.bag_reader import SECOND
 from elvsm_ros.recordings.bag_writer import CameraBagWriter

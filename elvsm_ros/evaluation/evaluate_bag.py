@@ -96,7 +96,7 @@ def _run(options: EvaluationOptions, console: Console, stop: _Stop) -> int:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         options.out.mkdir(parents=True, exist_ok=True)
         # PyTorch takes seconds to import: a recording that cannot be used is told about before.
-        from elvsm_core import owned
+        from elvsm_core.files import owned
         from elvsm_ros.evaluation.journal import KIND
         from elvsm_ros.evaluation.measure import UNFINISHED, evaluate
         from elvsm_ros.evaluation.replay import Recording

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 from elvsm_ros.conversions import RGB
 
 NO_PICTURE = np.zeros((0, 0, 3), np.uint8)

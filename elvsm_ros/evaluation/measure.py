@@ -18,7 +18,7 @@ import elvsm_ros
 from elvsm_core.checkpoint import resolve
 from elvsm_ros import SceneClientError
 from elvsm_ros.conversions import RGB
-from elvsm_ros.engine import DeviceScene
+from elvsm_ros.device_scene import DeviceScene
 from elvsm_ros.evaluation.baselines import Metrics, Quality, psnr, warped
 from elvsm_ros.evaluation.convention import ConventionCheck, Verdict
 from elvsm_ros.evaluation.journal import Journal, Record, code, digest, fingerprint

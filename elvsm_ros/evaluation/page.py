@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from elvsm_core.atomic import write_text
+from elvsm_core.files.atomic import write_text
 from elvsm_report import charts
 from elvsm_report import page as report
 from elvsm_ros.conversions import RGB

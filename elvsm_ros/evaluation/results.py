@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import elvsm_core as ec
-from elvsm_core.atomic import write_text
+from elvsm_core.files.atomic import write_text
 from elvsm_ros.conversions import RGB
 from elvsm_ros.evaluation.baselines import Quality, mean
 from elvsm_ros.evaluation.convention import Verdict

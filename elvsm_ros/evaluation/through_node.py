@@ -19,7 +19,7 @@ import numpy as np
 import elvsm_core as ec
 from elvsm_ros import RenderedViews
 from elvsm_ros.conversions import RGB
-from elvsm_ros.engine import make_scene
+from elvsm_ros.device_scene import make_scene
 from elvsm_ros.evaluation.baselines import mean, psnr
 from elvsm_ros.evaluation.options import EvaluationOptions
 from elvsm_ros.evaluation.replay import Complaints, Recording, replay

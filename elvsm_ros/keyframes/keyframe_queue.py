@@ -20,7 +20,7 @@ from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
     from elvsm_core.scene import Unpacked
-    from elvsm_ros.engine import DeviceScene, Inserted
+    from elvsm_ros.device_scene import DeviceScene, Inserted
 
 Wait = Callable[[Future], Awaitable[Any]]
 """Waits for a future without holding the executor up."""

@@ -23,8 +23,8 @@ from elvsm_ros.quoting import quoted
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
-    from elvsm_core.persistence import StoredScene
-    from elvsm_ros.engine import DeviceScene
+    from elvsm_core.files.persistence import StoredScene
+    from elvsm_ros.device_scene import DeviceScene
 
 SUFFIX = ".safetensors"
 LATEST = (2**31 - 1) * 1_000_000_000
@@ -203,7 +203,7 @@ class SceneFiles:
 
 
 def _write(path: Path, scene: StoredScene) -> None:
-    from elvsm_core.persistence import write_scene
+    from elvsm_core.files.persistence import write_scene
 
     write_scene(path, scene, {})
 
@@ -229,7 +229,7 @@ def _plain(text: object) -> bool:
 
 def _read(path: Path, scene: Any) -> tuple[StoredScene, Loaded]:
     """Read and check a file, and make ready what the scene and the books about it need."""
-    from elvsm_core.scene_reading import read_scene
+    from elvsm_core.files.scene_reading import read_scene
 
     stored = read_scene(path)
     if not stored.views:

@@ -48,7 +48,7 @@ def is_device_fault(error: BaseException) -> bool:
     return type(error) is RuntimeError and str(error).startswith(DEVICE_FAULTS)
 
 
-LOGGERS = ("elvsm_core", "elvsm_ros.engine")
+LOGGERS = ("elvsm_core", "elvsm_ros.device_scene")
 """Where model, scene and device say what they are short of."""
 
 

@@ -17,7 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 from elvsm_ros.conversions import RGB, Intrinsics, camera_info, matrix_to_pose, rgb_to_compressed
 from elvsm_ros.recordings.bag_reader import CAMERA_INFO, COMPRESSED, POSE, SECOND, RecordedTopic, Streams
 
@@ -28,7 +28,7 @@ STREAMS = Streams(
 )
 """What is written; the counts say nothing."""
 PARTIAL = "unfinished recording"
-"""The kind of the temporary folders, see `elvsm_core.owned`."""
+"""The kind of the temporary folders, see `elvsm_core.files.owned`."""
 
 
 class CameraBagWriter:
@@ -36,7 +36,7 @@ class CameraBagWriter:
 
     The folder `path` appears, complete, when the block ends without an exception; until then there is only a
     hidden temporary folder beside it. Stamps are nanoseconds and must not go backwards within a topic; they are
-    also the time of recording. owned_as: kind of a recording that the program may delete (`elvsm_core.owned`); None: it
+    also the time of recording. owned_as: kind of a recording that the program may delete (see `owned`); None: it
     belongs to the user. Raises FileExistsError when `path` is there already.
     """
 

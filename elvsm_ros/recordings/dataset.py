@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from elvsm_core import owned
-from elvsm_core.atomic import write_bytes
-from elvsm_core.hub import cache_folder
-from elvsm_training.convert import encode
-from elvsm_training.data import cameras, formats
-from elvsm_training.data.store import DatasetError, Scene, Scenes, Store
+from elvsm_core.files import owned
+from elvsm_core.files.atomic import write_bytes
+from elvsm_core.files.hub import cache_folder
+from elvsm_training.data.conversion import encode
+from elvsm_training.data import formats
+from elvsm_training.data.readers import cameras
+from elvsm_training.data.store import DatasetError, PosedScene, Scenes, Store
 
 if TYPE_CHECKING:
     from elvsm_ros.evaluation.replay import Decision, Recording
@@ -116,7 +117,7 @@ def _name(path: Path, options: ExtractionOptions) -> str:
     return f"{path.absolute().stem}-{digest[:16]}"
 
 
-def _scene(name: str, folder: Path, notes: tuple[str, ...]) -> Scene:
+def _scene(name: str, folder: Path, notes: tuple[str, ...]) -> PosedScene:
     store = cameras.open_store(folder)
     return dataclasses.replace(store.scene(store.keys[0]), key=name, notes=notes)
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elvsm_training.convert import encode
-from elvsm_training.data.chunks import ChunkError
+from elvsm_training.data.conversion import encode
+from elvsm_training.data.readers.chunks import ChunkError
 from elvsm_training.data.formats import open_store
-from elvsm_training.data.re10k import file_name
-from elvsm_training.data.samples import read_index
-from elvsm_training.data.store import DatasetError, FrameError, Scene, Store, decode
+from elvsm_training.data.readers.re10k import file_name
+from elvsm_training.sampling.samples import read_index
+from elvsm_training.data.store import DatasetError, FrameError, PosedScene, Store, decode
 
 SECOND = 1_000_000_000
 
@@ -47,7 +47,7 @@ class ConversionSettings:
         return SECOND + round(frame * SECOND / self.rate)
 
 
-def poses(scene: Scene, scale: float = 1.0) -> NDArray[np.float64]:
+def poses(scene: PosedScene, scale: float = 1.0) -> NDArray[np.float64]:
     """Return T_world_cam [N, 4, 4] of a scene's optical frames, rotations made exactly orthonormal.
 
     The dataset rounds them. Raises DatasetError for poses that are no rigid motion at all.
@@ -63,7 +63,7 @@ def poses(scene: Scene, scale: float = 1.0) -> NDArray[np.float64]:
 
 
 def write_bag(
-    scene: Scene, path: Path, settings: ConversionSettings, frames: Collection[int] | None = None
+    scene: PosedScene, path: Path, settings: ConversionSettings, frames: Collection[int] | None = None
 ) -> list[int]:
     """Write a scene, or some of its frames, as a rosbag2 (mcap); returns the frames that are missing or damaged.
 

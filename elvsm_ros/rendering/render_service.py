@@ -24,7 +24,7 @@ from elvsm_ros.rendering.requests import Context, Query
 from elvsm_ros.worker import BusyError, StoppedError, Worker
 
 if TYPE_CHECKING:
-    from elvsm_ros.engine import DeviceScene
+    from elvsm_ros.device_scene import DeviceScene
 
 
 FINISHERS = 3

@@ -19,7 +19,7 @@ from elvsm_ros.worker import StoppedError, Task
 if TYPE_CHECKING:
     from elvsm_core import Camera, Scene, SceneFrame
     from elvsm_core.scene import Plan
-    from elvsm_ros.engine import DeviceScene
+    from elvsm_ros.device_scene import DeviceScene
 
 GROUP = 8
 """Poses of a request, one after the other, that share one choice of keyframes."""

@@ -10,7 +10,7 @@ import safetensors
 import torch
 
 import elvsm_core as ec
-from elvsm_core import persistence
+from elvsm_core.files import persistence
 
 
 @pytest.fixture

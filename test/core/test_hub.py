@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import elvsm_core as ec
-from elvsm_core import hub
+from elvsm_core.files import hub
 
 NAME, FILE = "efficient-lvsm-512", "efficient_lvsm_res512.pt"
 

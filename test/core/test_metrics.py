@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import elvsm_core as ec
-from elvsm_core import lpips_weights
+from elvsm_core.files import lpips_weights
 
 
 @pytest.fixture(scope="module")

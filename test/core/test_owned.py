@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 
 KIND = "test"
 

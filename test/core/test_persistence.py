@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 
 import elvsm_core as ec
-from elvsm_core import persistence
-from elvsm_core.persistence import write_scene
-from elvsm_core.scene_reading import read_scene
+from elvsm_core.files import persistence
+from elvsm_core.files.persistence import write_scene
+from elvsm_core.files.scene_reading import read_scene
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def declaring(path, count, height, width, scene, size=None):
 READ = """
 import resource, sys, time
 import elvsm_core as ec
-from elvsm_core.scene_reading import read_scene
+from elvsm_core.files.scene_reading import read_scene
 before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 try:
     read_scene(sys.argv[1])
@@ -341,7 +341,7 @@ def test_a_file_that_is_overwritten_and_cut_while_it_is_read_is_an_error_or_whol
     write_scene(path, big, {})
     whole = path.read_bytes()
     program = (
-        "import sys, elvsm_core as ec\nfrom elvsm_core.scene_reading import read_scene\n"
+        "import sys, elvsm_core as ec\nfrom elvsm_core.files.scene_reading import read_scene\n"
         "print('ready', flush=True)\n"
         "for line in sys.stdin:\n"
         "    try: print(len(read_scene(sys.argv[1]).views), flush=True)\n"

@@ -15,7 +15,7 @@ import imageio_ffmpeg
 import pytest
 from recordings import write_topics, write_walk
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 from elvsm_ros.demo.walk import KIND
 
 SECONDS = 5

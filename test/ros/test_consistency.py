@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 import elvsm_core as ec
 from elvsm.msg import Keyframes, PoseUpdates
 from elvsm.srv import SaveScene
-from elvsm_core.scene_reading import read_scene
+from elvsm_core.files.scene_reading import read_scene
 from elvsm_ros import conversions
 
 OLD = [pose_at(0.5 * i) for i in range(6)]

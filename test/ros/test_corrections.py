@@ -16,7 +16,7 @@ from elvsm.msg import Keyframes, PoseUpdates
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
 from elvsm_ros.conversions import ConversionError
-from elvsm_ros.engine import DeviceScene
+from elvsm_ros.device_scene import DeviceScene
 from elvsm_ros.input.admission import Admission, Rule
 from elvsm_ros.input.image_intake import Candidate
 from elvsm_ros.keyframes import corrections

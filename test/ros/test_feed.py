@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo
 
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.engine import DeviceScene
+from elvsm_ros.device_scene import DeviceScene
 from elvsm_ros.input.image_intake import Intake
 from elvsm_ros.keyframes.corrections import Correction
 from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed

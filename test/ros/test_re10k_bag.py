@@ -11,8 +11,8 @@ from PIL import Image
 
 from elvsm_ros.recordings import re10k_bag
 from elvsm_ros.recordings.bag_reader import Bag, PosedFrames, find_streams
-from training.convert import chunk_entry, encode, write_chunk
-from training.data.re10k import open_store
+from training.data.conversion import chunk_entry, encode, write_chunk
+from training.data.readers.re10k import open_store
 
 FRAMES, SIZE = 12, (24, 40)
 

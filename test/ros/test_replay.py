@@ -18,7 +18,7 @@ from elvsm.msg import Keyframes
 from elvsm.srv import RenderViews
 from elvsm_core.keyframes import admit
 from elvsm_ros import conversions
-from elvsm_ros.engine import DeviceScene
+from elvsm_ros.device_scene import DeviceScene
 from elvsm_ros.evaluation.replay import ReplayIntake
 from elvsm_ros.input.image_intake import Intake
 from elvsm_ros.monitoring.fault_log import Reports

@@ -33,8 +33,8 @@ from std_srvs.srv import Trigger
 import elvsm_core as ec
 from elvsm.msg import Keyframes
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_core.persistence import write_scene
-from elvsm_core.scene_reading import read_scene
+from elvsm_core.files.persistence import write_scene
+from elvsm_core.files.scene_reading import read_scene
 from elvsm_ros import conversions
 from elvsm_ros.keyframes import scene_files
 from elvsm_ros.keyframes.scene_files import SceneNameError

@@ -14,7 +14,7 @@ import pytest
 from rig import CAMERA, PATIENCE, picture, pose_at
 
 import elvsm_core as ec
-from elvsm_ros.engine import SIZES, TARGETS, DeviceScene
+from elvsm_ros.device_scene import SIZES, TARGETS, DeviceScene
 from elvsm_ros.keyframes.corrections import Correction
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.rendering.render_task import GROUP, RenderTask
@@ -256,9 +256,9 @@ def test_idle_work_prepares_for_the_sizes_that_are_asked_for(small_model: Path, 
     engine.scene.warm_up = lambda *kinds: prepared.append(kinds)  # type: ignore[method-assign, assignment]
     engine.render(query(pose_at(0.1), size=engine.native_size))
     engine.render(query(pose_at(0.1), size=(32, 48)))
-    monkeypatch.setattr("elvsm_ros.engine.CALM", 600.0)
+    monkeypatch.setattr("elvsm_ros.device_scene.CALM", 600.0)
     assert engine.tidy() and not prepared, "there may be more requests coming"
-    monkeypatch.setattr("elvsm_ros.engine.CALM", 0.0)
+    monkeypatch.setattr("elvsm_ros.device_scene.CALM", 0.0)
     while engine.tidy():
         assert len(prepared) <= len(TARGETS)
     assert prepared == [([(32, 48)], [2], [count]) for count in TARGETS], "one after the other"

@@ -12,7 +12,7 @@ import pytest
 # For `miniature`, which is no test and in no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from training.convert import chunk_entry, encode, write_chunk, write_index
+from training.data.conversion import chunk_entry, encode, write_chunk, write_index
 from training.procedural.scenes import make_texture_bank, render_views, walk
 
 FRAMES, SIZE = 32, (36, 64)

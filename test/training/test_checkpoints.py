@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import elvsm_core as ec
-from elvsm_core import atomic, owned
+from elvsm_core.files import atomic, owned
 from training import checkpoints
 from training.loop import Trainer
 from training.settings import load_settings

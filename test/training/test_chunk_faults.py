@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.convert import to_chunks
-from training.data.chunks import ChunkError, open_chunk
+from training.data.conversion import to_chunks
 from training.data.formats import open_store
 from training.data.inspection import inspect_store
-from training.data.samples import SKIPS, SampleConfig, TrainingSamples
+from training.data.readers.chunks import ChunkError, open_chunk
 from training.data.store import DatasetError
+from training.sampling.samples import SKIPS, SampleConfig, TrainingSamples
 
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from footage import picture, ring, save
 
-from training.data import colmap, photos
+from training.data import photos
 from training.data.formats import detect, open_store
+from training.data.readers import colmap
 from training.data.store import DatasetError, FrameError
 
 WRITTEN = Path(__file__).parent / "formats" / "colmap"

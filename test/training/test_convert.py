@@ -8,18 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from elvsm_core.atomic import write_bytes
-from training.convert import (
+from elvsm_core.files.atomic import write_bytes
+from training.convert import main
+from training.data.conversion import (
     chunk_entry,
     encode,
-    main,
     pack_cameras,
     to_chunks,
     to_folders,
     write_chunk,
 )
 from training.data.formats import open_store
-from training.data.re10k import parse_cameras
+from training.data.readers.re10k import parse_cameras
 from training.data.store import DatasetError, FrameError
 
 

@@ -13,13 +13,13 @@ from miniature import SCENES, random_model
 from PIL import Image
 
 import elvsm_core as ec
-from training.convert import chunk_entry, encode, write_chunk, write_index
-from training.data.re10k import open_store
-from training.data.samples import EvaluationSamples, SampleConfig
+from training.data.conversion import chunk_entry, encode, write_chunk, write_index
+from training.data.readers.re10k import open_store
 from training.evaluate import Scores, main, score
 from training.evaluation.incremental import add_views
 from training.evaluation.protocol import Protocol, ProtocolError, read_results, render, stack
 from training.evaluation.re10k import with_rays
+from training.sampling.samples import EvaluationSamples, SampleConfig
 
 INDEX = {**SCENES, "e74ceac9043aa1b8": None}
 

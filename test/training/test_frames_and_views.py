@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from training.data.frames import c2w_from_w2c, preprocess_frame
-from training.data.views import ViewSelectionError, evaluation_views, training_views
+from training.sampling.views import ViewSelectionError, evaluation_views, training_views
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FRAMES = load_file(GOLDEN / "golden_data.safetensors")

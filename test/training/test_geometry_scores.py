@@ -7,9 +7,9 @@ import torch
 
 import elvsm_core as ec
 from elvsm_core.model import Decoded
-from training.data.visibility import seen_by_inputs
 from training.evaluate import procedural_scenes
 from training.evaluation.geometry import area_under_roc, calibration_error, main, score_geometry
+from training.sampling.visibility import seen_by_inputs
 
 
 def test_area_and_calibration():

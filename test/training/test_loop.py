@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 import elvsm_core as ec
-from training.convert import chunk_entry, encode, write_chunk
-from training.data.sampling import Sample
-from training.data.sources import open_source, total_steps
+from training.data.conversion import chunk_entry, encode, write_chunk
 from training.loop import TERMS, Averaged, Trainer
 from training.losses.aligner import Aligner
 from training.losses.objective import LossConfig, Objective
 from training.losses.repa import DinoEncoder
-from training.monitor import training_flops
+from training.monitoring.monitor import training_flops
 from training.optim import learning_rate
+from training.sampling.recipe import Sample
+from training.sampling.sources import open_source, total_steps
 from training.settings import OptimSettings, RepaSettings, SettingsError, load_settings
 from training.train import main, train
 
@@ -169,7 +169,7 @@ def test_schedules():
 
 @pytest.fixture
 def encoder():
-    from elvsm_core.lpips_weights import import_torchvision
+    from elvsm_core.files.lpips_weights import import_torchvision
 
     try:
         import_torchvision()

@@ -12,12 +12,12 @@ from training.assets.packer import Packer
 from training.assets.sources import Library, Pack
 from training.evaluate import main
 from training.evaluation.mesh_scenes import mesh_test_scenes
-from training.procedural.mesh_bank import make_mesh_bank
-from training.procedural.mesh_floorplan import draw_plan
-from training.procedural.mesh_materials import Stylist
-from training.procedural.mesh_rooms import plan_mesh_scenes, room_scene, world_scene
-from training.procedural.mesh_scene import HostWorld, MeshConfig, MeshScene, Surroundings, render_mesh_plan
-from training.procedural.mesh_shell import Shell
+from training.procedural.meshes.bank import make_mesh_bank
+from training.procedural.meshes.floorplan import draw_plan
+from training.procedural.meshes.materials import Stylist
+from training.procedural.meshes.rooms import plan_mesh_scenes, room_scene, world_scene
+from training.procedural.meshes.scene import HostWorld, MeshConfig, MeshScene, Surroundings, render_mesh_plan
+from training.procedural.meshes.shell import Shell
 from training.procedural.pool import ScenePool
 from training.procedural.scenes import SceneConfig
 from training.procedural.textures import make_texture_bank

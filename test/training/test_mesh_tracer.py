@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.procedural.mesh_bank import SOLIDS, make_mesh_bank
-from training.procedural.mesh_floorplan import BOX, CYLINDER, QUAD, SPHERE, block, frame, quad
-from training.procedural.mesh_scene import (
+from training.procedural.meshes.bank import SOLIDS, make_mesh_bank
+from training.procedural.meshes.floorplan import BOX, CYLINDER, QUAD, SPHERE, block, frame, quad
+from training.procedural.meshes.scene import (
     MESH_UV,
     WORLD_METRES,
     HostWorld,
@@ -21,7 +21,7 @@ from training.procedural.mesh_scene import (
     material,
     render_tables,
 )
-from training.procedural.mesh_tracer import FAR, build_hierarchy
+from training.procedural.meshes.tracer import FAR, build_hierarchy
 from training.procedural.walks import look
 
 SIZE = (24, 32)
@@ -35,7 +35,7 @@ def bank():
 
 def with_texture(bank, pixels):
     """Return the bank with one more texture, [h, w, 4] uint8; its number is 1."""
-    from training.procedural.mesh_bank import mip_levels
+    from training.procedural.meshes.bank import mip_levels
 
     levels = mip_levels(pixels)
     texels = np.concatenate([np.ascontiguousarray(x).view(np.int32).reshape(-1) for x in levels])

@@ -13,7 +13,8 @@ import torch
 from footage import picture, ring, save
 
 import elvsm_core as ec
-from training.data.mixture import (
+from training.data.store import DatasetError, PosedScene
+from training.sampling.mixture import (
     WalkSamples,
     choose_by_gap,
     choose_by_overlap,
@@ -21,9 +22,8 @@ from training.data.mixture import (
     open_entries,
     placed,
 )
-from training.data.overlap import overlaps, typical_distances
-from training.data.samples import SKIPS
-from training.data.store import DatasetError, PosedScene
+from training.sampling.overlap import overlaps, typical_distances
+from training.sampling.samples import SKIPS
 from training.settings import SettingsError, StoreSettings, load_settings
 from training.train import train
 

@@ -10,10 +10,10 @@ import torch
 
 import elvsm_core as ec
 from elvsm_report.progress import TrainingBar
-from training.data.sources import open_source
 from training.evaluate import procedural_scenes
 from training.evaluation.pictures import GAP, held_out, sheet
-from training.loggers import open_board
+from training.monitoring.loggers import open_board
+from training.sampling.sources import open_source
 from training.settings import SettingsError, load_settings
 from training.train import main
 

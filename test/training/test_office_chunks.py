@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import elvsm_core as ec
-from training.convert import chunk_entry, to_folders, write_chunk, write_index
-from training.data.re10k import open_store
-from training.data.samples import SampleConfig, TrainingSamples
+from training.data.conversion import chunk_entry, to_folders, write_chunk, write_index
+from training.data.readers.re10k import open_store
 from training.evaluate import load_frames, main, neighbours, score
+from training.sampling.samples import SampleConfig, TrainingSamples
 
 FRAMES = 48
 KEY = "office"

@@ -11,10 +11,9 @@ from miniature import SCENES, random_model
 from safetensors.torch import load_file
 
 import elvsm_core as ec
-from training.convert import chunk_entry, encode, write_chunk
+from training.data.conversion import chunk_entry, encode, write_chunk
 from training.data.frames import c2w_from_w2c, preprocess_frame
-from training.data.re10k import open_store
-from training.data.samples import EvaluationSamples, SampleConfig
+from training.data.readers.re10k import open_store
 from training.evaluation.protocol import (
     Protocol,
     ProtocolError,
@@ -27,6 +26,7 @@ from training.evaluation.protocol import (
     summarize,
     write_summary,
 )
+from training.sampling.samples import EvaluationSamples, SampleConfig
 
 PLAIN = Protocol(lpips=False)
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)
@@ -161,7 +161,7 @@ def test_metrics_equal_golden_and_options_apply(golden_dir):
 
 
 def test_lpips_is_measured_or_refused_at_once(model, samples, test_data, tmp_path, monkeypatch):
-    from elvsm_core.lpips_weights import import_lpips
+    from elvsm_core.files.lpips_weights import import_lpips
 
     try:
         import_lpips()

@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 
 import elvsm_core as ec
-from training.convert import chunk_entry, encode, to_folders, write_chunk, write_index
-from training.data.chunks import ChunkError, open_chunk
+from training.data.conversion import chunk_entry, encode, to_folders, write_chunk, write_index
 from training.data.formats import open_store
 from training.data.frames import c2w_from_w2c, preprocess_frame
-from training.data.re10k import main as re10k_main
-from training.data.re10k import open_store as open_re10k
-from training.data.re10k import parse_cameras
-from training.data.samples import (
+from training.data.readers.chunks import ChunkError, open_chunk
+from training.data.readers.re10k import main as re10k_main
+from training.data.readers.re10k import open_store as open_re10k
+from training.data.readers.re10k import parse_cameras
+from training.data.store import DatasetError, FrameError
+from training.sampling.samples import (
     SKIPS,
     EvaluationSamples,
     SampleConfig,
@@ -25,7 +26,6 @@ from training.data.samples import (
     TrainingSamples,
     read_index,
 )
-from training.data.store import DatasetError, FrameError
 
 CONFIG = SampleConfig(inputs=2, targets=3, image_size=32)
 

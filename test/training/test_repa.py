@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import elvsm_core as ec
-from elvsm_core.lpips_weights import import_torchvision
+from elvsm_core.files.lpips_weights import import_torchvision
 from training.losses.repa import (
     AlignedLayer,
     DinoEncoder,

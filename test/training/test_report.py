@@ -10,10 +10,10 @@ import pytest
 from miniature import SCENES, random_model
 
 from elvsm_report.gallery import Card, Gallery, Target, gallery_page, incremental_page
-from training.data.re10k import open_store
-from training.data.samples import EvaluationSamples, SampleConfig
+from training.data.readers.re10k import open_store
 from training.evaluation.protocol import Protocol, SceneResult, Summary, evaluate, render, stack, summarize
 from training.evaluation.report import CHUNK, FILM_FRAMES, choose, film, make_gallery, spread
+from training.sampling.samples import EvaluationSamples, SampleConfig
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from elvsm_core import compute_rays
-from training.data.sampling import drift
-from training.data.shaped import shaped_sample
 from training.procedural.scenes import SceneConfig, draw_scenes, make_texture_bank
+from training.sampling.recipe import drift
+from training.sampling.shaped import shaped_sample
 from training.settings import BatchShape, SamplingSettings, SettingsError, load_settings
 
 SIDE = 40

@@ -11,8 +11,6 @@ import torch
 
 import elvsm_core as ec
 from elvsm_core.frame import MODEL_RANGE
-from training.data.camera_augmentation import photograph
-from training.data.sampling import choose_views, disturb, make_sample, place_in_frame
 from training.distributed import Clock
 from training.evaluate import load_frames, neighbours
 from training.evaluate import main as evaluate
@@ -20,6 +18,8 @@ from training.optim import Muon, Optimiser, learning_rate, orthogonalise
 from training.procedural.pool import ScenePool
 from training.procedural.textures import make_texture_bank
 from training.procedural.walks import look
+from training.sampling.camera_augmentation import photograph
+from training.sampling.recipe import choose_views, disturb, make_sample, place_in_frame
 from training.settings import OptimSettings, SamplingSettings, SettingsError, load_settings
 from training.train import main, train
 
@@ -144,7 +144,7 @@ def test_another_camera_changes_pictures_of_a_scene_alike(monkeypatch):
     dark = images * torch.tensor([1.0, 0.4, 0.7, 1.0, 0.4]).reshape(5, 1, 1, 1)
     means = []
     for metering in (0.0, 0.7):
-        monkeypatch.setattr("training.data.camera_augmentation.METERING", metering)
+        monkeypatch.setattr("training.sampling.camera_augmentation.METERING", metering)
         made = photograph(dark, k, 3, 1.0, torch.Generator().manual_seed(5))
         means.append(made.mean((0, 2, 3, 4)))
     assert means[1][4] / means[1][3] > 1.15 * means[0][4] / means[0][3], "metering lifts dark views"

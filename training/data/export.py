@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elvsm_core.atomic import write_bytes
+from elvsm_core.files.atomic import write_bytes
 
-from ..convert import Progress, Report, damaged_scenes, encode
-from .chunks import ChunkError
-from .nerfstudio import GRAPHICS
-from .re10k import file_name
+from .conversion import Progress, Report, damaged_scenes, encode
+from .readers.chunks import ChunkError
+from .readers.nerfstudio import GRAPHICS
+from .readers.re10k import file_name
 from .store import DatasetError, FrameError, PosedScene, Store, decode
 
 DONE = "elvsm_export.json"

@@ -61,7 +61,7 @@ def find_format(name: str) -> ModuleType:
     Raises DatasetError for a name that is unknown, naming the nearest, and for a module that cannot be used.
     """
     if name in BUILT_IN:
-        return importlib.import_module(f".{name}", __package__)
+        return importlib.import_module(f".readers.{name}", __package__)
     if name.endswith(".py"):
         return _checked(_load_file(Path(name).expanduser()), name)
     if name not in _entry_points():

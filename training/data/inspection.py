@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .chunks import ChunkError
 from .pose_check import check_poses
+from .readers.chunks import ChunkError
 from .store import DatasetError, FrameError, PosedScene, Store
 
 DECODED = 16

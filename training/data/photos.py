@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from elvsm_core.atomic import write_bytes
-from elvsm_core.hub import cache_folder
+from elvsm_core.files.atomic import write_bytes
+from elvsm_core.files.hub import cache_folder
 from elvsm_core.limits import check_pixels
 
+from .readers.undistort import Lens
 from .store import DatasetError, FrameError, decode
-from .undistort import Lens
 
 log = logging.getLogger(__name__)
 

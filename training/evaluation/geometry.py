@@ -15,9 +15,9 @@ from torch import Tensor
 
 import elvsm_core as ec
 
-from ..data.visibility import seen_by_inputs
 from ..evaluate import procedural_scenes
 from ..procedural.scenes import SceneBatch
+from ..sampling.visibility import seen_by_inputs
 
 BINS = 15  # of the calibration error
 WITHIN = 0.05

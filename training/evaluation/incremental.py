@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import elvsm_core as ec
-from elvsm_core.atomic import write_bytes
 from elvsm_core.cache import ViewCache
+from elvsm_core.files.atomic import write_bytes
 
 from .protocol import Protocol, ProtocolError, measure, stack
 

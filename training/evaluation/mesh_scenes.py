@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from ..assets.packed import load_packed
-from ..procedural.mesh_bank import MeshBank, make_mesh_bank
-from ..procedural.mesh_rooms import plan_mesh_scenes
-from ..procedural.mesh_scene import MeshConfig, render_mesh_plan
+from ..procedural.meshes.bank import MeshBank, make_mesh_bank
+from ..procedural.meshes.rooms import plan_mesh_scenes
+from ..procedural.meshes.scene import MeshConfig, render_mesh_plan
 from ..procedural.scenes import SceneBatch, SceneConfig
 
 TEST_SEED = (

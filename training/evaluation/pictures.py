@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 import elvsm_core as ec
-from elvsm_core.atomic import write_bytes
+from elvsm_core.files.atomic import write_bytes
 
-from ..convert import encode
-from ..data.sampling import Sample
+from ..data.conversion import encode
 from ..procedural.scenes import SceneBatch
+from ..sampling.recipe import Sample
 
 SHOWN_INPUTS, SHOWN_TARGETS = 4, 3
 GAP = 4

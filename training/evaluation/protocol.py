@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import elvsm_core as ec
-from elvsm_core.atomic import write_bytes
-from elvsm_core.lpips_weights import find_weights, load_lpips
+from elvsm_core.files.atomic import write_bytes
+from elvsm_core.files.lpips_weights import find_weights, load_lpips
 
-from ..data.samples import EvaluationSamples
+from ..sampling.samples import EvaluationSamples
 
 METRICS = ("psnr", "ssim", "lpips")
 RESULTS = "results-*.jsonl"

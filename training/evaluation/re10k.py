@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 import elvsm_core as ec
-from elvsm_core.atomic import write_bytes
+from elvsm_core.files.atomic import write_bytes
 from elvsm_report.gallery import gallery_page, incremental_page
 
 from ..data.formats import open_store
-from ..data.samples import EvaluationSamples, SampleConfig, read_index
+from ..sampling.samples import EvaluationSamples, SampleConfig, read_index
 from .incremental import evaluate_incrementally, write_rows
 from .protocol import Protocol, Summary, evaluate, summarize, write_summary
 from .report import make_gallery

@@ -17,7 +17,7 @@ import elvsm_core as ec
 from elvsm_report.gallery import Card, Gallery, Target
 from elvsm_report.page import RGB
 
-from ..data.samples import EvaluationSamples
+from ..sampling.samples import EvaluationSamples
 from .protocol import SceneResult, Summary, render, stack
 from .trajectory import TrajectoryError, interpolate, spiral
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import elvsm_core as ec
 
-from ..data.sampling import Sample
+from ..sampling.recipe import Sample
 from ..settings import RepaSettings
 from .repa import DinoEncoder, Repa, Stream, TokenTap, load_dino, parse_mapping
 

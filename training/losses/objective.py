@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elvsm_core.lpips_weights import load_lpips
+from elvsm_core.files.lpips_weights import load_lpips
 
 from ..compilation import fused
 from .fast_lpips import FastLpips

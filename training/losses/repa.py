@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elvsm_core import EfficientLVSM
-from elvsm_core.lpips_weights import import_torchvision
+from elvsm_core.files.lpips_weights import import_torchvision
 
 Stream = Literal["input", "target"]
 STREAMS: tuple[Stream, Stream] = ("input", "target")

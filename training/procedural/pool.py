@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..settings import DataSettings
-from .mesh_bank import MeshBank
-from .mesh_rooms import plan_mesh_scenes
-from .mesh_scene import MeshPlan, render_mesh_plan
+from .meshes.bank import MeshBank
+from .meshes.rooms import plan_mesh_scenes
+from .meshes.scene import MeshPlan, render_mesh_plan
 from .scenes import SceneBatch, SceneDraft, plan_scenes, render_plan
 from .textures import TextureBank
 

@@ -256,7 +256,7 @@ def render_views(
     method = pick_method(method, device)
     dense, compiles = method != "windowed", method in ("compiled", "tiled")
     if method == "tiled":
-        from .trace_tiles import trace_tiles  # needs Triton, which comes with PyTorch for GPUs only
+        from .meshes.trace_tiles import trace_tiles  # needs Triton, which comes with PyTorch for GPUs only
 
     def run(function: Callable[..., Any]) -> Callable[..., Any]:
         return compiled_once(function) if compiles and device.type == "cuda" else function

@@ -19,8 +19,8 @@ from std_srvs.srv import SetBool, Trigger
 from elvsm.action import RenderTrajectory
 from elvsm.msg import PoseUpdates
 from elvsm.srv import LoadScene, RenderViews, SaveScene
-from elvsm_core.persistence import write_scene
-from elvsm_core.scene_reading import read_scene
+from elvsm_core.files.persistence import write_scene
+from elvsm_core.files.scene_reading import read_scene
 from elvsm_ros import conversions
 
 MEGABYTE = 2**20
