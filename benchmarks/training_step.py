@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 
 import elvsm_core as ec
-from elvsm_training.sampling.shaped import shaped_sample
-from elvsm_training.sampling.sources import ProceduralSource
 from elvsm_training.loop import TERMS, Averaged, Trainer
 from elvsm_training.losses.objective import Objective
+from elvsm_training.sampling.shaped import shaped_sample
+from elvsm_training.sampling.sources import ProceduralSource
 from elvsm_training.settings import load_settings
 from elvsm_training.train import compile_blocks, make_model, prepare
 

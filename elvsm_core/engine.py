@@ -22,9 +22,6 @@ log = logging.getLogger(__name__)
 RENDER_BATCH = 8
 """Targets decoded at once; more only cost memory."""
 
-ENGINES = ("auto", "eager", "fused")
-
-
 FARTHEST = 1e15
 """Largest coordinate, focal length and slope of a ray: the model sums squares of what it makes of them in float32."""
 
@@ -194,24 +191,6 @@ class Engine:
         """Give back device memory that only makes things faster."""
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def default_engine(model: EfficientLVSM) -> str:
-    """Return the name of the engine that is fastest where the model is."""
-    return "fused" if model.device.type == "cuda" and not model.config.bf16_rays else "eager"
-
-
-def make_engine(name: str, model: EfficientLVSM, cache: ViewCache, image_size: tuple[int, int]) -> Engine:
-    """Return the engine of that name (see `Scene`). Raises ValueError for a name that is none."""
-    if name not in ENGINES:
-        raise ValueError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
-    if name == "auto":
-        name = default_engine(model)
-    if name == "eager":
-        return Engine(model, cache, image_size)
-    from .cuda.engine_fused import FusedEngine
-
-    return FusedEngine(model, cache, image_size)
 
 
 def batches(count: int, limit: int, padding: bool) -> Iterator[tuple[int, int]]:

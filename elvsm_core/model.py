@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .attention import attention
 from .config import ModelConfig
 from .rays import compute_rays
+from .state_dicts import load_into
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """Per decoder layer: keys and values, each [n, tokens, heads, head_dim]; the keys are normalised already."""
@@ -344,6 +345,4 @@ class EfficientLVSM(nn.Module):
         Prefixes `module.` and `_orig_mod.` are stripped; tensors of the training losses are dropped.
         Raises CheckpointError naming the first missing, unexpected or misshaped tensor.
         """
-        from .checkpoint import load_into
-
         load_into(self, state_dict)

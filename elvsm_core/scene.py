@@ -17,7 +17,8 @@ from torch import Tensor
 from .cache import ViewCache
 from .cameras import Camera, check_pose
 from .detail.request import DETAIL_SIZE, detailed, keep_picture, network_cameras
-from .engine import camera_numbers, make_engine
+from .engine import camera_numbers
+from .engine_selection import make_engine
 from .files.persistence import Keyframe, StoredScene, write_scene
 from .files.scene_reading import read_scene
 from .frame import SceneFrame, common_motion

@@ -15,8 +15,7 @@ from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.input.image_intake import Candidate
 from elvsm_ros.keyframes.corrections import Corrected, Correction
-from elvsm_ros.keyframes.keyframe_queue import Colour
-from elvsm_ros.keyframes.keyframe_topics import mean_colour
+from elvsm_ros.keyframes.inserted import Inserted, mean_colour
 from elvsm_ros.monitoring.stats import Window
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.rendering.cache_capacity import slots
@@ -34,16 +33,6 @@ CALM = 0.1
 """Seconds without a request after which there is time to prepare for requests that nobody has made yet."""
 SIZES = 8
 """Sizes of targets that are prepared for; each takes device memory."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Inserted:
-    """A new keyframe: its id, the ids that went for it, T_world_cam of it, the mean colour of its image."""
-
-    view: int
-    evicted: list[int]
-    T_world_cam: NDArray[np.float64]
-    colour: Colour
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,11 +13,3 @@ def arm() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os._exit(0))
-
-
-def node() -> None:
-    """Run the node: what the program elvsm_node does."""
-    arm()
-    from elvsm_ros.node import main
-
-    main()

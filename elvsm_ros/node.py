@@ -22,7 +22,7 @@ from geometry_msgs.msg import PoseArray, PoseStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
@@ -73,7 +73,7 @@ def _build_engine(settings: Settings) -> DeviceScene:
     return engine
 
 
-class ElvsmNode(LifecycleNode):
+class ElvsmNode(standalone.ClosingNode):
     """Watch a posed camera, keep keyframes, render what the scene looks like from other poses.
 
     configure loads the model and offers the services; activate subscribes; deactivate stops watching and goes

@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, NoReturn
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from elvsm_ros import rclpy_support
 
 if TYPE_CHECKING:
-    from elvsm_ros.node import ElvsmNode
+    from elvsm_ros.parameters.table import Settings
 
 
-def run(make: Callable[[], ElvsmNode], args: list[str] | None = None) -> NoReturn:
+class ClosingNode(LifecycleNode):
+    """What can be run: a lifecycle node with the setting `autostart` that lets go of its threads in time."""
+
+    settings: Settings
+
+    def close(self, timeout: float) -> None:
+        """Stop everything that runs; wait for it at most so many seconds."""
+        raise NotImplementedError
+
+
+def run(make: Callable[[], ClosingNode], args: list[str] | None = None) -> NoReturn:
     """Run a node until SIGINT or SIGTERM, and end the process."""
     status = _run(make, args)
     sys.stdout.flush()
@@ -29,7 +39,7 @@ def run(make: Callable[[], ElvsmNode], args: list[str] | None = None) -> NoRetur
     os._exit(status)
 
 
-def _run(make: Callable[[], ElvsmNode], args: list[str] | None) -> int:
+def _run(make: Callable[[], ClosingNode], args: list[str] | None) -> int:
     # Without it images of 640x480 and more vanish: the default shared memory segment is too small for them.
     os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
     # Read when PyTorch is loaded: its threads must not burn a core while they wait for each other. On two cores

@@ -28,19 +28,11 @@ import elvsm_core as ec
 
 from .evaluation.mesh_scenes import mesh_test_scenes, open_bank
 from .evaluation.registration import shifted_psnr
+from .evaluation.sequences import DataError, Frames
 from .procedural.scenes import SceneBatch, SceneConfig, draw_scenes, make_texture_bank
 
 TEST_SEED = 2**40  # far from all seeds that training draws
 BANK_SEED = 99
-
-
-@dataclass(frozen=True)
-class Frames:
-    """A posed image sequence: images uint8 [F, 3, H, W], c2w [F, 4, 4] OpenCV metres, fxfycxcy [F, 4] pixels."""
-
-    images: Tensor
-    c2w: Tensor
-    fxfycxcy: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,10 +59,6 @@ class Scores:
         if self.shifted_psnr is not None:
             render += f", {self.shifted_psnr.mean():.2f} dB after shifts of up to a pixel"
         return f"{render}; {nearest}; {len(self.psnr)} targets"
-
-
-class DataError(ValueError):
-    """Data that cannot be evaluated on."""
 
 
 def load_frames(folder: str | Path, size: tuple[int, int]) -> Frames:

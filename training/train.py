@@ -37,7 +37,7 @@ from .losses.repa import RepaError, Stream
 from .losses.vgg import WeightFileError
 from .monitoring.monitor import Monitor
 from .procedural.photos import AssetError
-from .sampling.sources import open_source, total_steps
+from .sampling.selection import open_source, total_steps
 from .settings import SettingsError, TrainSettings, load_settings
 
 log = logging.getLogger("training")

@@ -17,16 +17,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoint import (
-    FORMAT,
-    CheckpointError,
-    check_tensors,
-    infer_config,
-    read_published,
-    write_atomically,
-)
 from ..config import ModelConfig
 from ..model import EfficientLVSM
+from ..state_dicts import CheckpointError, check_tensors, infer_config
+from .weight_files import FORMAT, read_published, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,16 @@ from elvsm_ros import conversions
 from elvsm_ros.conversions import RGB
 from elvsm_ros.input.image_intake import Candidate, Intake
 from elvsm_ros.keyframes.corrections import Corrected, Correction
+from elvsm_ros.keyframes.inserted import Colour, Inserted
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.worker import BusyError, Worker
 
 if TYPE_CHECKING:
     from elvsm_core.scene import Unpacked
-    from elvsm_ros.device_scene import DeviceScene, Inserted
+    from elvsm_ros.device_scene import DeviceScene
 
 Wait = Callable[[Future], Awaitable[Any]]
 """Waits for a future without holding the executor up."""
-Colour = tuple[int, int, int]
 FEW = 10
 """Ids that a message to people lists at most."""
 DECODED = 3

@@ -14,19 +14,12 @@ from std_msgs.msg import Header
 
 from elvsm.msg import Keyframes
 from elvsm_ros import conversions
-from elvsm_ros.keyframes.keyframe_queue import Colour, KeyframeFeed
+from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed
 
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<f4"), ("id", "<u4")])
 """A point of the cloud. rgb: 0x00rrggbb in the bits of a float, as PCL has it; id: of the keyframe."""
 SHARE = 0.1
 """Share of the executor's time that goes into these topics at most: thousands of keyframes take a while."""
-
-
-def mean_colour(rgb: NDArray[np.uint8]) -> Colour:
-    """Return the mean of an image [H, W, 3], RGB; of a large one by a grid of its pixels."""
-    step = max(1, min(rgb.shape[:2]) // 64)
-    red, green, blue = rgb[step // 2 :: step, step // 2 :: step].reshape(-1, 3).mean(0)
-    return round(red), round(green), round(blue)
 
 
 def points(poses: Mapping[int, Pose], colours: Mapping[int, Sequence[int]]) -> NDArray[Any]:

@@ -15,8 +15,8 @@ from elvsm.srv import LoadScene, SaveScene
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.input.image_intake import Intake
+from elvsm_ros.keyframes.inserted import mean_colour
 from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed, Loaded, Wait
-from elvsm_ros.keyframes.keyframe_topics import mean_colour
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.quoting import quoted

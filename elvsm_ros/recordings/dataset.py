@@ -22,8 +22,8 @@ import numpy as np
 from elvsm_core.files import owned
 from elvsm_core.files.atomic import write_bytes
 from elvsm_core.files.hub import cache_folder
-from elvsm_training.data.conversion import encode
 from elvsm_training.data import formats
+from elvsm_training.data.conversion import encode
 from elvsm_training.data.readers import cameras
 from elvsm_training.data.store import DatasetError, PosedScene, Scenes, Store
 

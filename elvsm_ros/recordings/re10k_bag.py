@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elvsm_training.data.conversion import encode
-from elvsm_training.data.readers.chunks import ChunkError
 from elvsm_training.data.formats import open_store
+from elvsm_training.data.readers.chunks import ChunkError
 from elvsm_training.data.readers.re10k import file_name
-from elvsm_training.sampling.samples import read_index
 from elvsm_training.data.store import DatasetError, FrameError, PosedScene, Store, decode
+from elvsm_training.sampling.samples import read_index
 
 SECOND = 1_000_000_000
 

@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from elvsm_ros.worker import StoppedError, Task
 if TYPE_CHECKING:
     from elvsm_core import Camera, Scene, SceneFrame
     from elvsm_core.scene import Plan
-    from elvsm_ros.device_scene import DeviceScene
 
 GROUP = 8
 """Poses of a request, one after the other, that share one choice of keyframes."""
@@ -38,7 +37,15 @@ class Answer:
     views: list[int]
 
 
-class RenderTask(Task["DeviceScene"]):
+class Device(Protocol):
+    """What serves tasks: a DeviceScene."""
+
+    def serve(self, task: RenderTask, waiting: list[RenderTask]) -> None:
+        """Render the next poses of a task, together with those of waiting ones that fit."""
+        ...
+
+
+class RenderTask(Task[Device]):
     """A request in the line for the device; `future` gives its Answer.
 
     The device's thread takes its poses a few at a time (`DeviceScene.serve`), never across the border between two
@@ -68,7 +75,7 @@ class RenderTask(Task["DeviceScene"]):
     def finished(self) -> bool:
         return self._done == len(self.query.T_world_cam)
 
-    def step(self, thing: DeviceScene, waiting: list[Task[DeviceScene]]) -> None:
+    def step(self, thing: Device, waiting: list[Task[Any]]) -> None:
         thing.serve(self, [task for task in waiting if isinstance(task, RenderTask)])
 
     def fits(self, other: RenderTask) -> bool:

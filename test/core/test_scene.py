@@ -157,7 +157,7 @@ def test_update_poses_equals_fresh(tiny_model, walk, frame):
 @pytest.fixture(autouse=True, params=["eager", "fused"])
 def engine(request, monkeypatch):
     """Everything here holds for every engine; on a CPU the fused one runs without graphs."""
-    monkeypatch.setattr("elvsm_core.engine.default_engine", lambda model: request.param)
+    monkeypatch.setattr("elvsm_core.engine_selection.default_engine", lambda model: request.param)
     return request.param
 
 

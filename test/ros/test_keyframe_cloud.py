@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from elvsm.msg import Keyframes
 from elvsm_ros import conversions
-from elvsm_ros.keyframes import keyframe_topics
+from elvsm_ros.keyframes import inserted, keyframe_topics
 from elvsm_ros.keyframes.keyframe_topics import KeyframeTopics
 
 POSES = {3: conversions.matrix_to_pose(pose_at(1.5, y=-2.0)), 7: conversions.matrix_to_pose(pose_at(-0.25))}
@@ -64,7 +64,7 @@ def test_the_package_of_a_ros_installation_gets_what_it_needs(monkeypatch: pytes
 def test_the_mean_colour_of_an_image() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, :4], image[:, 4:] = (10, 20, 30), (20, 40, 61)
-    assert keyframe_topics.mean_colour(image) == (15, 30, 46)
+    assert inserted.mean_colour(image) == (15, 30, 46)
 
 
 class Publisher:

@@ -17,7 +17,7 @@ from training.losses.repa import DinoEncoder
 from training.monitoring.monitor import training_flops
 from training.optim import learning_rate
 from training.sampling.recipe import Sample
-from training.sampling.sources import open_source, total_steps
+from training.sampling.selection import open_source, total_steps
 from training.settings import OptimSettings, RepaSettings, SettingsError, load_settings
 from training.train import main, train
 

@@ -13,7 +13,7 @@ from elvsm_report.progress import TrainingBar
 from training.evaluate import procedural_scenes
 from training.evaluation.pictures import GAP, held_out, sheet
 from training.monitoring.loggers import open_board
-from training.sampling.sources import open_source
+from training.sampling.selection import open_source
 from training.settings import SettingsError, load_settings
 from training.train import main
 

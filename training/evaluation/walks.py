@@ -11,7 +11,7 @@ import elvsm_core as ec
 
 from ..data.formats import open_store
 from ..data.store import DatasetError, FrameError
-from ..evaluate import DataError, Frames
+from .sequences import DataError, Frames
 
 
 def load_scene(path: str | Path, size: tuple[int, int]) -> Frames:
