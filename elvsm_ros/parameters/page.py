@@ -10,7 +10,7 @@ import json
 import re
 
 from elvsm_ros.parameters import table
-from elvsm_ros.parameters.table import Row, Settings
+from elvsm_ros.parameters.table import ParameterRow, Settings
 
 HEAD = """\
 # Parameters
@@ -29,10 +29,10 @@ The QoS of every topic that the node reads can be overridden, with the topic's r
 """
 
 
-def groups() -> list[tuple[str, list[Row]]]:
+def groups() -> list[tuple[str, list[ParameterRow]]]:
     """Return the parameters by the headings that stand over them in the table."""
     rows = {row.name: row for row in table.table()}
-    found: list[tuple[str, list[Row]]] = []
+    found: list[tuple[str, list[ParameterRow]]] = []
     for line in inspect.getsource(Settings).splitlines():
         heading = re.match(r"    # (\w.*)$", line)
         field = re.match(r"    (\w+): .*= parameter\(", line)
@@ -54,7 +54,7 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _line(row: Row) -> str:
+def _line(row: ParameterRow) -> str:
     default = json.dumps(list(row.default) if isinstance(row.default, tuple) else row.default)
     live = "yes" if row.live else "at start only" if row.at_start else ""
     return f"| `{row.name}` | `{default}` | {live} | {row.meaning.replace('|', '/')} |"

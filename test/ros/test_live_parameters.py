@@ -15,11 +15,11 @@ from elvsm_ros import conversions, qos
 from elvsm_ros.input.image_intake import Intake
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters import table
-from elvsm_ros.parameters.table import Row, Settings
+from elvsm_ros.parameters.table import ParameterRow, Settings
 from elvsm_ros.worker import BusyError, Worker
 
 
-def other_value(row: Row) -> Any:
+def other_value(row: ParameterRow) -> Any:
     """Return a good value that is not the default."""
     if row.choices:
         return next(choice for choice in row.choices if choice != row.default)

@@ -29,7 +29,7 @@ def test_the_yaml_file_says_the_defaults(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("row", table.table(), ids=lambda row: row.name)
-def test_every_parameter_is_described_and_bounded(row: table.Row) -> None:
+def test_every_parameter_is_described_and_bounded(row: table.ParameterRow) -> None:
     assert row.description.endswith(".") and len(row.description) > 15
     descriptor = row.descriptor()
     assert descriptor.description == row.description
