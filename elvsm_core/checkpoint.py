@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .files.hub import PUBLISHED, fetch
+from .files import hub
 from .files.weight_files import FORMAT, read_published, read_safetensors, write_atomically
 from .model import EfficientLVSM
 from .state_dicts import (
@@ -59,12 +59,12 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
         return path
     if bundled.is_file():
         return bundled
-    if path_or_name in PUBLISHED:
-        return fetch(str(path_or_name))
+    if path_or_name in hub.PUBLISHED:
+        return hub.fetch(str(path_or_name))
     names = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
     raise CheckpointError(
         f"{str(path_or_name)!r} is neither a bundled model ({', '.join(names) or 'none installed'}), a "
-        f"published one ({', '.join(PUBLISHED)}), nor a path to a .pt or .safetensors file"
+        f"published one ({', '.join(hub.PUBLISHED)}), nor a path to a .pt or .safetensors file"
     )
 
 

@@ -2,7 +2,8 @@
 
 A folder is deleted when three things hold: its name is exactly the one that is asked for, it is no link, and it
 holds a marker that this program wrote for a folder of this name and kind. Everything else raises ForeignFolderError
-and stays as it is, whatever it is called. The rest of the repository deletes folders through this module only.
+and stays as it is, whatever it is called. The rest of the repository deletes folders through this module only, and
+writes files of fixed names, which replace others, only into folders that `claim_output` has marked.
 """
 
 from __future__ import annotations
@@ -66,6 +67,26 @@ def claim(folder: Path, kind: str) -> None:
             raise _foreign(folder)
         entry.unlink()
     mark(folder, kind)
+
+
+def claim_output(folder: Path, kind: str) -> None:
+    """Make a folder for files whose names do not depend on the user, or go on with one that was made so before.
+
+    folder: may be a link to one. Raises ForeignFolderError, which names something in the folder, when there is
+    anything but what this program wrote for this kind.
+    """
+    folder = folder.resolve()
+    try:
+        claim(folder, kind)
+    except ForeignFolderError as error:
+        if not folder.is_dir():
+            raise
+        first = min((entry.name for entry in folder.iterdir() if entry.name != MARKER), default=MARKER)
+        raise ForeignFolderError(
+            f"{folder} holds {first!r} and no {MARKER} of this name for {kind}, so nothing is written there, where it "
+            f"could replace your files: give a new or an empty folder; if an earlier version wrote these results, move "
+            f"them away or delete them"
+        ) from error
 
 
 def remove(folder: Path, kind: str) -> None:

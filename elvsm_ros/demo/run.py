@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # at run time only when the environment is set, see `run`
     from elvsm_ros.recordings.bag_reader import Bag, Streams
     from elvsm_ros.recordings.bag_tf import Ends
 
+OUTPUT = "results of elvsm_demo"
+"""What the marker of the output folder says."""
+
 
 def run(options: DemoOptions) -> int:
     """Run the demo and return its exit status. What it starts has ended when this returns or raises."""
@@ -45,6 +48,7 @@ def run(options: DemoOptions) -> int:
 
 
 def _run(options: DemoOptions, console: Console, children: list[Child]) -> int:
+    from elvsm_core.files import owned
     from elvsm_ros.parameters.table import Settings
     from elvsm_ros.recordings.bag_reader import Bag, find_streams
     from elvsm_ros.recordings.bag_tf import tf_ends
@@ -54,7 +58,7 @@ def _run(options: DemoOptions, console: Console, children: list[Child]) -> int:
     begin = time.monotonic()
     Settings.from_values(_values(options))  # a bad one is told about before anything is started
     ends = None
-    options.out.mkdir(parents=True, exist_ok=True)
+    owned.claim_output(options.out, OUTPUT)
     with contextlib.ExitStack() as stack:
         if options.bag is not None:
             bag = stack.enter_context(Bag(options.bag))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 VIDEO_RATE = 10
 """Frames per second."""
+OUTPUT = "results of elvsm_evaluate_bag"
+"""What the marker of the output folder says."""
 INSTALL = "python3 -m pip install rosbags mcap rich imageio-ffmpeg"
 """What brings the packages that ROS does not have."""
 
@@ -94,9 +96,10 @@ def _run(options: EvaluationOptions, console: Console, stop: _Stop) -> int:
         if ends is not None:
             line = f"  poses from TF: {ends.camera_frame} in {ends.world_frame}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        options.out.mkdir(parents=True, exist_ok=True)
         # PyTorch takes seconds to import: a recording that cannot be used is told about before.
         from elvsm_core.files import owned
+
+        owned.claim_output(options.out, OUTPUT)
         from elvsm_ros.evaluation.journal import KIND
         from elvsm_ros.evaluation.measure import UNFINISHED, evaluate
         from elvsm_ros.evaluation.replay import Recording

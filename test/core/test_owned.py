@@ -138,3 +138,22 @@ def test_temporary_folders_of_killed_programs_go_and_those_of_living_ones_stay(t
     with owned.temporary(tmp_path / "target", KIND):
         assert not theirs.exists()
     assert list(tmp_path.iterdir()) == [foreign]
+
+
+def test_a_folder_for_output_is_new_empty_or_was_made_for_the_same_output(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    owned.claim_output(out, KIND)
+    (out / "index.html").write_text("results")
+    owned.claim_output(out, KIND)
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    owned.claim_output(link, KIND)
+    with pytest.raises(owned.ForeignFolderError, match=r"index\.html.*another kind"):
+        owned.claim_output(out, "another kind")
+    moved = out.rename(tmp_path / "moved")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for taken in (moved, file):
+        with pytest.raises(owned.ForeignFolderError, match=str(taken)):
+            owned.claim_output(taken, KIND)
+    assert file.read_text() == "mine"

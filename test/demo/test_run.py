@@ -16,6 +16,7 @@ import pytest
 from recordings import write_topics, write_walk
 
 from elvsm_core.files import owned
+from elvsm_ros.demo.run import OUTPUT
 from elvsm_ros.demo.walk import KIND
 
 SECONDS = 5
@@ -165,6 +166,7 @@ def test_the_nodes_death_is_noticed(out: Path, blind_model: Path) -> None:
 def test_an_output_folder_keeps_what_is_not_the_demos_own(tmp_path: Path, blind_model: Path) -> None:
     """Walks that the demo drew before go; folders that are called like them, or nearly so, stay."""
     out = tmp_path / "recordings"
+    owned.claim_output(out, OUTPUT)
     foreign = ("office_walk_2024", "moonwalk_photos", "dogwalk_", "walk_0123456789ab", ".walk_0123456789ab.x")
     for name in foreign:
         (out / name).mkdir(parents=True)
@@ -177,7 +179,7 @@ def test_an_output_folder_keeps_what_is_not_the_demos_own(tmp_path: Path, blind_
     owned.claim(drawn, KIND)
     (drawn / "old.mcap").write_bytes(b"drawn")
     process = start(out, "--seconds", 2, "--model", blind_model, "--film-frames", 0)
-    wait_for(lambda: find(process, "elvsm_ros.bag_player"), process)
+    wait_for(lambda: find(process, "elvsm_ros.recordings.bag_player"), process)
     process.send_signal(signal.SIGINT)
     finish(process, timeout=20)
     for folder in (*(out / name for name in foreign), out / "walk_aaaaaaaaaaaa"):
@@ -186,6 +188,22 @@ def test_an_output_folder_keeps_what_is_not_the_demos_own(tmp_path: Path, blind_
     (new,) = (p for p in out.iterdir() if owned.is_owned(p, KIND))
     assert (new / "metadata.yaml").is_file()
     assert not list(out.glob(f".*{owned.SUFFIX}"))
+
+
+OUTPUTS = ("index.html", "node.yaml", "node.log", "player.log", "walk.mp4")
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_output_folder_that_is_not_the_demos_own_is_left_alone(name: str, tmp_path: Path) -> None:
+    """Files that are called like the demo's, such as those of an earlier version, are not replaced."""
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / name).write_text("mine")
+    process = start(out, "--seconds", 1)
+    output = " ".join(finish(process).split())
+    assert process.returncode == 2, output
+    assert str(out) in output and repr(name) in output and "an empty folder" in output and "earlier" in output
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "mine")]
 
 
 def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:
@@ -198,7 +216,7 @@ def test_bad_renders_are_no_success(out: Path, blind_model: Path) -> None:
 def test_a_walk_that_is_over_before_anything_was_rendered(tmp_path: Path, blind_model: Path) -> None:
     """A node that is too slow for a short recording is asked afterwards: everybody gets a figure."""
     bag = write_walk(tmp_path / "walk")
-    process = start(tmp_path, "--bag", bag, "--model", blind_model, "--film-frames", 0, "--rate", 20)
+    process = start(tmp_path / "out", "--bag", bag, "--model", blind_model, "--film-frames", 0, "--rate", 20)
     output = finish(process)
     renders = re.search(r"│ renders +│ (\d+)", output)
     assert renders and int(renders[1]) >= 2, output
@@ -213,14 +231,14 @@ def test_a_model_that_is_not_there(out: Path) -> None:
 
 def test_recordings_that_cannot_be_used(tmp_path: Path) -> None:
     """The file, the topic and the remedy are named."""
-    process = start(tmp_path, "--bag", tmp_path / "nothing")
+    process = start(tmp_path / "out", "--bag", tmp_path / "nothing")
     output = finish(process)
     assert process.returncode == 2, output
     assert str(tmp_path / "nothing") in output.replace("\n", "")
     path = write_topics(
         tmp_path / "bag", {"/a/image": "sensor_msgs/msg/Image", "/info": "sensor_msgs/msg/CameraInfo"}
     )
-    process = start(tmp_path, "--bag", path)
+    process = start(tmp_path / "out", "--bag", path)
     output = finish(process)
     assert process.returncode == 2, output
     for words in (str(path), "no pose topic", "geometry_msgs/msg/PoseStamped", "record one"):

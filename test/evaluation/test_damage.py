@@ -20,7 +20,8 @@ from rewriting import copied
 from rosbags.rosbag2 import CompressionMode, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from elvsm_ros.evaluation.evaluate_bag import main
+from elvsm_core import owned
+from elvsm_ros.evaluation.evaluate_bag import OUTPUT, main
 from elvsm_ros.evaluation.journal import NO_PICTURE, Journal, Record, code
 from elvsm_ros.recordings.bag_reader import Bag, BagError
 
@@ -72,8 +73,9 @@ def test_what_can_be_read_is_evaluated_and_the_rest_told(
 def test_a_folder_of_somebody_else_is_not_taken_for_an_unfinished_evaluation(
     turning_bag: Path, blind_model: Path, tmp_path: Path, capsys
 ) -> None:
+    owned.claim_output(tmp_path / "out", OUTPUT)
     mine = tmp_path / "out" / "unfinished"
-    mine.mkdir(parents=True)
+    mine.mkdir()
     (mine / "thesis.tex").write_text("mine")
     status, _ = evaluate(turning_bag, blind_model, tmp_path / "out")
     assert status == 2
@@ -83,10 +85,24 @@ def test_a_folder_of_somebody_else_is_not_taken_for_an_unfinished_evaluation(
     assert [(p.name, p.read_text()) for p in mine.iterdir()] == [("thesis.tex", "mine")]
 
 
+@pytest.mark.parametrize("name", ["index.html", "results.json", "frames.csv", "video.mp4"])
+def test_an_output_folder_of_somebody_else_is_left_alone(
+    name: str, turning_bag: Path, blind_model: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    assert main(["--bag", str(turning_bag), "--out", str(out), "--model", str(blind_model), *QUICK]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert str(out) in error and repr(name) in error and "an empty folder" in error and "earlier" in error
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "mine")]
+
+
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-from elvsm_ros.evaluation.evaluate_bag import main
+from elvsm_core import owned
+from elvsm_ros.evaluation.evaluate_bag import OUTPUT, main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -117,6 +133,34 @@ def test_a_chunk_that_holds_gigabytes_is_refused_in_little_memory(
     )
     assert run.returncode == 2, run.stderr
     assert "MemoryError" not in run.stderr and str(alone) in " ".join(run.stderr.split())
+
+
+def test_a_file_that_unpacks_to_gigabytes_fills_no_disk(
+    turning_bag: Path, blind_model: Path, tmp_path: Path
+) -> None:
+    """A recording that was compressed as a whole is unpacked beside it: to a size that fits its own."""
+    bag = copied(turning_bag, tmp_path / "bag", CompressionMode.FILE)
+    (file,) = bag.glob("*.zstd")
+    machine = zstd.ZstdCompressor()
+    with file.open("wb") as out:
+        for _ in range(256):
+            out.write(machine.compress(bytes(1 << 24)))
+        out.write(machine.flush())
+    assert file.stat().st_size < 2_000_000
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    # The kernel ends whoever writes more than this into one file.
+    limited = LIMITED.replace(
+        "from elvsm", "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 29, 1 << 29))\nfrom elvsm", 1
+    )
+    command = [sys.executable, "-c", limited, "--bag", str(bag), "--model", str(blind_model)]
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), *QUICK], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    error = " ".join(run.stderr.split())
+    assert run.returncode == 2 and str(bag) in error and "a compressed file of" in error, error
+    assert not list(scratch.iterdir())
 
 
 def test_a_cut_that_lies_behind_what_is_used_does_not_matter(

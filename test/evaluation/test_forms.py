@@ -209,6 +209,6 @@ def test_odometry_of_a_body_is_told(turning_bag: Path, blind_model: Path, tmp_pa
     bag = as_odometry(turning_bag, tmp_path / "bag")
     (warning,) = evaluate(bag, blind_model, tmp_path / "out")["warnings"]
     assert "'base_link'" in warning and "'camera_optical_frame'" in warning and "body_to_camera" in warning
-    arguments = ["--bag", str(bag), "--model", str(blind_model), "--out", str(tmp_path), *QUICK]
+    arguments = ["--bag", str(bag), "--model", str(blind_model), "--out", str(tmp_path / "other"), *QUICK]
     assert main([*arguments, "--param", "extrinsics=tf"]) == 2
     assert "--pose-topic" in " ".join(capsys.readouterr().err.split())

@@ -195,6 +195,20 @@ def test_packing_again_replaces_the_folder(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["Scopia.sh3f", "packed"]
 
 
+@pytest.mark.parametrize("name", ["packed", ".packed-old"])
+def test_a_folder_of_somebody_else_is_neither_replaced_nor_deleted(name, tmp_path):
+    source = simple_library(tmp_path)
+    mine = tmp_path / name
+    mine.mkdir()
+    (mine / "photo.jpg").write_text("mine")
+    command = ["-m", "training.assets", "--furniture", str(source), "--out", str(tmp_path / "packed")]
+    for _ in range(2):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        assert done.returncode == (name == "packed"), done.stderr
+        assert name == ".packed-old" or f"{mine} was not made by this program" in done.stderr
+        assert [(file.name, file.read_text()) for file in mine.iterdir()] == [("photo.jpg", "mine")]
+
+
 def test_damaged_or_uncredited_packed_assets_are_errors(tmp_path):
     packed_library(simple_library(tmp_path), tmp_path)
     folder = tmp_path / "packed"

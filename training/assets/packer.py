@@ -9,8 +9,6 @@ import io
 import json
 import math
 import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from elvsm_core import owned
+
 from . import geometry
 from .geometry import Mesh, MeshError
 from .glb import read_glb
@@ -28,6 +28,8 @@ from .roles import GLOWS, role_of
 from .sources import AssetError, Credit, Library, Pack, Piece, sha256
 
 FORMAT = 1
+KIND = "packed assets"
+"""What the markers of packed folders say."""
 OUTDOORS = (
     "aristea", "chinese_garden", "city", "dawn", "esplanade", "forest", "hilly", "kloppenheim", "modern_buildings",
     "narrow_moonlit", "night", "noon_grass", "park", "peppermint", "phalzer", "rainforest", "sky", "st_peters",
@@ -255,17 +257,20 @@ class Packer:
         """Write the folder and return its manifest. Raises AssetError when the disk is full, say."""
         if not self.meshes and not self.images:
             raise AssetError("there is nothing to pack: every file was left out, see the reasons above")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        out = out.resolve()
         try:
-            manifest = self._fill(folder)
-            replace_folder(folder, out)
+            with owned.temporary(out, KIND) as scratch:
+                folder = scratch / out.name
+                folder.mkdir()
+                manifest = self._fill(folder)
+                owned.mark(folder, KIND)
+                replace_folder(folder, out, scratch / "old")
+        except owned.ForeignFolderError as error:
+            raise AssetError(str(error)) from error
         except OSError as error:
             raise AssetError(
                 f"cannot write {out}: {error.strerror}; what was there before is unchanged"
             ) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return manifest
 
     def _fill(self, folder: Path) -> dict[str, Any]:
@@ -348,20 +353,21 @@ def planes(values: Any) -> Any:
     return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1).T.copy()
 
 
-def replace_folder(new: Path, out: Path) -> None:
-    """Put a finished folder in place of another one."""
+def replace_folder(new: Path, out: Path, old: Path) -> None:
+    """Put a finished folder in place of another one that this program packed, which goes to `old`.
+
+    Raises ForeignFolderError for another one that is not empty.
+    """
     if not out.exists():
         os.rename(new, out)
         return
-    old = out.with_name(f".{out.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
+    owned.claim(out, KIND)
     os.rename(out, old)
     try:
         os.rename(new, out)
     except OSError:
         os.rename(old, out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def notice(credits: list[Credit]) -> str:
