@@ -118,7 +118,7 @@ def test_temporary_folders_of_killed_programs_go_and_those_of_living_ones_stay(t
     foreign = tmp_path / f".target.abcdefgh{owned.SUFFIX}"
     unmarked(foreign)
     program = (
-        "import sys, pathlib; from elvsm_core import owned\n"
+        "import sys, pathlib; from elvsm_core.files import owned\n"
         f"with owned.temporary(pathlib.Path(sys.argv[1]) / 'target', {KIND!r}) as folder:\n"
         "    (folder / 'file').write_text('x'); print(folder, flush=True); sys.stdin.read()\n"
     )

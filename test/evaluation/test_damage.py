@@ -20,7 +20,7 @@ from rewriting import copied
 from rosbags.rosbag2 import CompressionMode, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 from elvsm_ros.evaluation.evaluate_bag import OUTPUT, main
 from elvsm_ros.evaluation.journal import NO_PICTURE, Journal, Record, code
 from elvsm_ros.recordings.bag_reader import Bag, BagError
@@ -101,7 +101,7 @@ def test_an_output_folder_of_somebody_else_is_left_alone(
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-from elvsm_core import owned
+from elvsm_core.files import owned
 from elvsm_ros.evaluation.evaluate_bag import OUTPUT, main
 sys.exit(main(sys.argv[1:]))
 """

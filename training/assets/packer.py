@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from elvsm_core import owned
+from elvsm_core.files import owned
 
 from . import geometry
 from .geometry import Mesh, MeshError
