@@ -4,6 +4,7 @@ ELVSM_TEST_DATA=FOLDER python benchmarks/detail.py --model FILE --size 256      
 ELVSM_TEST_DATA=FOLDER python benchmarks/detail.py --frames 0:200 --every 12         # for tuning
 ELVSM_TEST_DATA=FOLDER python benchmarks/detail.py --context 2 2,4 2,4,6,8           # two, four and eight keyframes
 python benchmarks/detail.py --drawn 8 --no-lpips                                     # rooms whose depth is known
+ELVSM_TEST_DATA=FOLDER python benchmarks/detail.py --targets 8 --no-shifted          # minutes on two cores
 python benchmarks/detail.py --time                                                   # milliseconds, 4 and 8 keyframes
 
 FOLDER holds office_walk/ and, for LPIPS, lpips/. A target t is rendered from the frames t-d and t+d, in the published
@@ -36,9 +37,17 @@ from elvsm_training.evaluate import TEST_SEED, load_frames, neighbours, procedur
 
 RIGHT = 0.05
 ALONE = DetailSettings(
-    guidance=0.0, doubt=10.0, agreement=10.0, tolerance=10.0, evidence=(-1.0, 0.0), alone=1.0
+    guidance=0.0,
+    doubt=10.0,
+    agreement=10.0,
+    tolerance=10.0,
+    evidence=(-1.0, 0.0),
+    alone=1.0,
+    noise=0.0,
+    noise_limits=(1e8, 1e9),
+    align_rounds=0,
 )
-"""The plane sweep believes what it finds."""
+"""The plane sweep believes what it finds, and has nothing to fit poses to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +144,8 @@ def roc_area(score: Tensor, right: Tensor) -> float:
 class Table:
     """Means over targets, by row."""
 
-    def __init__(self, perceptual: bool) -> None:
-        self._perceptual = perceptual
+    def __init__(self, perceptual: bool, shift: bool) -> None:
+        self._perceptual, self._shift = perceptual, shift
         self._rows: dict[str, list[list[float]]] = collections.defaultdict(list)
         self._depth: list[list[float]] = []
         self._score: list[Tensor] = []
@@ -146,7 +155,8 @@ class Table:
         a, b = image[None].clamp(0, 1), truth[None]
         values = [ec.metrics.psnr(a, b), ec.metrics.ssim(a, b)]
         values.append(ec.metrics.lpips(a, b) if self._perceptual else torch.tensor([torch.nan]))
-        values.append(ec.metrics.psnr(shifted(image, truth)[None].clamp(0, 1), b))
+        moved = shifted(image, truth)[None].clamp(0, 1) if self._shift else None
+        values.append(torch.tensor([torch.nan]) if moved is None else ec.metrics.psnr(moved, b))
         self._rows[name].append([float(value) for value in values])
 
     def judge(self, out: Detail, one: Sample) -> None:
@@ -177,14 +187,15 @@ class Table:
             print(f"depth where two keyframes see, {seen:.0%}: AbsRel {absolute:.3f}, within 5 % {near:.1%}")
 
 
-def measure(model: ec.EfficientLVSM, chosen: Sequence[Sample], perceptual: bool) -> None:
+def measure(model: ec.EfficientLVSM, chosen: Sequence[Sample], perceptual: bool, shift: bool) -> None:
     """Render all samples and print the table."""
-    table, spent = Table(perceptual), 0.0
+    table, spent, busy = Table(perceptual, shift), 0.0, 0.0
     for one in chosen:
         render = network(model, one)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         out = add_detail(one.pictures, one.views, one.target, render)
         spent += time.perf_counter() - start
+        busy += time.process_time() - used
         copied = nearest(one)
         alone = add_detail(one.pictures, one.views, one.target, one.pictures.mean(0), ALONE)
         rows = {"network": render, "nearest": copied, "plane sweep": alone.image, "detail": out.image}
@@ -192,7 +203,15 @@ def measure(model: ec.EfficientLVSM, chosen: Sequence[Sample], perceptual: bool)
             table.add(name, image, one.truth)
         table.judge(out, one)
     table.show()
-    print(f"{len(chosen)} targets, {1e3 * spent / len(chosen):.0f} ms each for detail")
+    each, cpu = 1e3 * spent / len(chosen), 1e3 * busy / len(chosen)
+    print(f"{len(chosen)} targets; each of detail {each:.0f} ms, {cpu:.0f} ms of the processor's cores")
+
+
+def some(chosen: list[Sample], count: int | None) -> list[Sample]:
+    """Return `count` of the samples, evenly spaced; all where there are no more or None is given."""
+    if count is None or count >= len(chosen):
+        return chosen
+    return [chosen[int(i * len(chosen) / count)] for i in range(count)]
 
 
 def timing(sizes: Sequence[int], counts: Sequence[int], repeats: int = 7) -> None:
@@ -232,6 +251,13 @@ def main() -> None:
         "--drawn", type=int, default=0, metavar="ROOMS", help="drawn rooms instead of the walk"
     )
     parser.add_argument("--lpips", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--targets", type=int, help="so many of all, evenly spaced (all)")
+    parser.add_argument(
+        "--shifted",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="PSNR shifted, which takes long",
+    )
     parser.add_argument(
         "--time", action="store_true", help="measure the time of random pictures, nothing else"
     )
@@ -244,7 +270,8 @@ def main() -> None:
     if args.drawn:
         rooms = procedural_scenes(args.drawn, size, tiles=96)
         print(f"{args.drawn} drawn rooms from seed {TEST_SEED}, {size[0]}x{size[1]}")
-        measure(model, list(samples(rooms.images, rooms.c2w, rooms.fxfycxcy, 4, rooms.depth)), args.lpips)
+        drawn = list(samples(rooms.images, rooms.c2w, rooms.fxfycxcy, 4, rooms.depth))
+        measure(model, some(drawn, args.targets), args.lpips, args.shifted)
         return
     first, last = (int(part) for part in args.frames.split(":"))
     walk = load_frames(Path(os.environ["ELVSM_TEST_DATA"]) / "office_walk", size)
@@ -252,7 +279,8 @@ def main() -> None:
         distances = [int(part) for part in context.split(",")]
         rows = neighbours(walk, range(first, last, args.every), distances)
         print(f"walk {args.frames}, t±{context}, {size[0]}x{size[1]}")
-        measure(model, list(samples(*rows, inputs=2 * len(distances))), args.lpips)
+        chosen = some(list(samples(*rows, inputs=2 * len(distances))), args.targets)
+        measure(model, chosen, args.lpips, args.shifted)
 
 
 if __name__ == "__main__":

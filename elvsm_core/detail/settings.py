@@ -23,11 +23,17 @@ class DetailSettings:
     where the render has an edge (`edge`: difference of neighbouring pixels).
     softness: differences of cost that are taken for noise when neighbouring planes are averaged.
     gain_limit: exposures of keyframes are corrected by this factor at most.
+    align_rounds, align_steps: how often depth is searched for again after so many Gauss-Newton steps of the poses.
+    align_gain: fitted poses are used when the keyframes' variance among each other falls below this share.
+    stiffness: share of the pixels' weight that holds a pose where it is.
     nearness: how fast keyframes lose weight with their distance from the target; agreement: the same for the
     difference of their colours from the render.
     tolerance, spread: differences from the render and among the keyframes at which confidence falls to 1/e, the
     former after a blur with a standard deviation of `blur` pixels for each 256 of the picture's longer side.
     alone: confidence where a single keyframe looks.
+    noise: share of the keyframes' variance, over their squared change of the render, that confidence loses; both are
+    blurred by `blur_noise` pixels. noise_limits: that quotient of the whole picture up to which this is all, and from
+    which on nothing is believed.
     evidence: mean confidence up to which nothing is believed, and from which on all is.
     """
 
@@ -53,4 +59,11 @@ class DetailSettings:
     blur: float = 2.0
     spread: float = 0.06
     alone: float = 0.3
+    align_rounds: int = 2
+    align_steps: int = 3
+    align_gain: float = 0.6
+    stiffness: float = 0.01
+    noise: float = 0.25
+    blur_noise: float = 3.0
+    noise_limits: tuple[float, float] = (0.5, 0.7)
     evidence: tuple[float, float] = (0.35, 0.6)

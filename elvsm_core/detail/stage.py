@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .aggregation import aggregate, soft_minimum
+from .alignment import Correction, align, corrected, then
 from .settings import DetailSettings
 from .volume import blur, box, plane_costs
 from .warp import View, homographies, nearest_plane, project, project_planes, sample
@@ -32,6 +33,7 @@ class _Level:
     render: Tensor
     pictures: Tensor
     H: Tensor
+    K: Tensor
 
 
 @torch.no_grad()
@@ -62,15 +64,18 @@ def add_detail(
     planes = torch.linspace(0, nearest, s.coarse_planes, device=device)
     r = _search(coarse, planes, s)
     gain = _gains(coarse, r, s)
-    coarse = dataclasses.replace(coarse, pictures=coarse.pictures * gain)
-    fine = dataclasses.replace(fine, pictures=fine.pictures * gain)
+    coarse, fine, full = (
+        dataclasses.replace(one, pictures=one.pictures * gain) for one in (coarse, fine, full)
+    )
     r = _search(coarse, planes, s)
+    if len(views) > 1:
+        correction, r = _aligned(coarse, r, planes, s)
+        coarse, fine, full = (_corrected(one, correction) for one in (coarse, fine, full))
     planes = _planes_around(r, nearest, s.fine_planes)
     r = _search(fine, planes, s)
     step = _step(target, views)
     r = _refine(fine, r, s.fine * step, 2, s)
     hidden = _hidden(fine, r, 2.5 * s.fine * step)
-    full = dataclasses.replace(full, pictures=full.pictures * gain)
     r = _sharpen(full, r, s)
     r = _refine(full, r, 0.75 * step, 1, dataclasses.replace(s, window=1)).clamp(0, nearest)
     colours, inside = sample(full.pictures, *project(full.H, r[None]))
@@ -89,7 +94,8 @@ def _level(pictures: Tensor, views: list[View], target: View, render: Tensor, sc
     if size != tuple(render.shape[-2:]):
         render = F.interpolate(render[None], size, mode="area")[0]
     H = torch.from_numpy(homographies(small, [view.resized(own) for view in views])).float()
-    return _Level(render, pictures, H.to(pictures.device, non_blocking=True))
+    K = torch.from_numpy(np.stack([view.resized(own).matrix for view in views])).float()
+    return _Level(render, pictures, *(part.to(pictures.device, non_blocking=True) for part in (H, K)))
 
 
 def _search(level: _Level, planes: Tensor, s: DetailSettings) -> Tensor:
@@ -108,6 +114,40 @@ def _gains(level: _Level, r: Tensor, s: DetailSettings) -> Tensor:
     weight = (seen & near)[:, None] * torch.minimum(colours, 1 - colours).clamp(0, 0.1)
     ratio = ((level.render * weight).sum((2, 3)) + 1e-2) / ((colours * weight).sum((2, 3)) + 1e-2)
     return ratio.clamp(1 / s.gain_limit, s.gain_limit)[:, :, None, None]
+
+
+def _corrected(level: _Level, correction: Correction) -> _Level:
+    return dataclasses.replace(level, H=corrected(level.H, level.K, correction))
+
+
+def _aligned(level: _Level, r: Tensor, planes: Tensor, s: DetailSettings) -> tuple[Correction, Tensor]:
+    """Return corrections of the poses, and the inverse depth with them; none where they don't explain much more."""
+    count = len(level.H)
+    none = torch.eye(3, device=r.device).repeat(count, 1, 1), torch.zeros(count, 3, device=r.device)
+    found, better, searched = none, level, r
+    for _ in range(s.align_rounds):
+        for _ in range(s.align_steps):
+            found = then(
+                found,
+                align(better.pictures, better.H, better.K, level.render, searched, s.doubt, s.stiffness),
+            )
+            better = _corrected(level, found)
+        searched = _search(better, planes, s)
+    # Known poses are better than fitted ones, unless the keyframes agree far better with each other afterwards: the
+    # render was what they were fitted to, and may be wrong. Chosen without a branch: a GPU need not be waited for.
+    accepted = _disagreement(better, searched, s) < s.align_gain * _disagreement(level, r, s)
+    R, t = (torch.where(accepted, new, old) for new, old in zip(found, none, strict=True))
+    return (R, t), torch.where(accepted, searched, r)
+
+
+def _disagreement(level: _Level, r: Tensor, s: DetailSettings) -> Tensor:
+    """Return the mean variance of the keyframes' colours at inverse depth r."""
+    colours, inside = sample(level.pictures, *project(level.H, r[None]))
+    colours, inside = colours[:, 0], inside[:, 0]
+    share = inside * torch.exp((colours - level.render).abs().mean(1) * (-1 / s.doubt)) + 1e-8
+    share = share / share.sum(0)
+    mean = (colours * share[:, None]).sum(0)
+    return ((colours - mean).square().mean(1) * share).sum(0).mean()
 
 
 def _planes_around(r: Tensor, nearest: float, count: int) -> Tensor:
@@ -194,4 +234,13 @@ def _blend(
     low, high = s.evidence
     fits = confidence.sum() / looked.sum().clamp_min(1)
     confidence = confidence * ((fits - low) / (high - low)).clamp(0, 1)
+    # Where keyframes differ from each other nearly as much as from the render, they know little better than it;
+    # a grey level more or less is no difference.
+    noise = ((colours - sharp).square().mean(1) * share).sum(0)
+    change = (sharp - render).square().mean(0)
+    noise, change = blur(torch.stack([noise, change]), s.blur_noise)
+    low, high = s.noise_limits
+    overall = (noise * confidence).sum() / (change * confidence).sum().clamp_min(1e-6)
+    confidence = confidence * (1 - s.noise * noise / (change + 255**-2)).clamp(0, 1)
+    confidence = confidence * ((high - overall) / (high - low)).clamp(0, 1)
     return Detail(torch.lerp(render, sharp, confidence), 1 / r.clamp_min(0.25 * step), confidence)

@@ -136,6 +136,38 @@ def test_wrong_poses_lower_confidence_and_never_ruin_the_picture(drawn, seed):
     assert psnr(out.image, truth) > psnr(render, truth) - 0.1
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("size", [0.01, 0.03])
+def test_small_errors_of_poses_never_cost_more_than_a_tenth_of_a_decibel(drawn, seed, size):
+    pictures, truth, _, render = drawn
+    rng = np.random.default_rng(seed)
+    moved = []
+    for view in AROUND:
+        T, error = view.c2w.copy(), at(0, yaw=rng.uniform(-size, size)).c2w
+        pitch = rng.uniform(-size, size)
+        error[:3, :3] @= [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
+        T = T @ error
+        T[:3, 3] += rng.uniform(-2 * size, 2 * size, 3)
+        moved.append(dataclasses.replace(view, c2w=T))
+    out = add_detail(pictures, moved, TARGET, render)
+    assert psnr(out.image, truth) > psnr(render, truth) - 0.1
+
+
+def test_errors_of_poses_are_corrected_and_right_poses_left_alone(drawn):
+    pictures, truth, _, render = drawn
+    turned = [
+        dataclasses.replace(view, c2w=view.c2w @ at(0, yaw=yaw).c2w)
+        for view, yaw in zip(AROUND, (0.02, -0.02, 0.015, -0.01), strict=True)
+    ]
+    fixed, kept = DetailSettings(), DetailSettings(align_rounds=0)
+    with_, without = (
+        psnr(add_detail(pictures, turned, TARGET, render, s).image, truth) for s in (fixed, kept)
+    )
+    assert with_ > without + 1
+    with_, without = (add_detail(pictures, AROUND, TARGET, render, s).image for s in (fixed, kept))
+    assert psnr(with_, without) > 60
+
+
 def test_a_keyframe_of_another_exposure_serves_as_well(drawn):
     pictures, truth, _, render = drawn
     dark = pictures.clone()
