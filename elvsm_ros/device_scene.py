@@ -49,7 +49,8 @@ def make_scene(settings: Settings, model: ec.EfficientLVSM) -> ec.Scene:
     size = settings.image_size
     image_size = (size[0], size[1]) if size[0] else model.config.image_size
     capacity = slots(settings.capacity, model, image_size)
-    return ec.Scene(model, capacity, image_size, max_keyframes=settings.max_keyframes)
+    # The node renders without detail so far: the keyframes' pictures would take 0.9 MB each for nothing.
+    return ec.Scene(model, capacity, image_size, max_keyframes=settings.max_keyframes, detail_size=0)
 
 
 class DeviceScene:
