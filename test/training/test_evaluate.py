@@ -149,8 +149,12 @@ def test_scenes_that_cannot_be_rendered_are_counted_never_replaced(command, mini
 
 
 def test_a_full_disk_ends_it_and_the_next_run_goes_on(command, tmp_path, capsys, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    sync = os.fsync
+
+    def full(handle):
+        if read_results(tmp_path / "out"):  # not before the first result
+            raise OSError(28, "No space left on device")
+        sync(handle)
 
     monkeypatch.setattr("training.evaluation.protocol.os.fsync", full)
     assert main([*command, "--batch", "1"]) == 1

@@ -183,7 +183,7 @@ def test_the_pool_mixes_kinds_of_scenes_and_repeats_them(bank, folder):
     textures = make_texture_bank(16, 16, 0)
     pool = ScenePool(settings, textures, 4, bank)
     kinds = {type(pool.plans[number]).__name__ for number in range(12)}
-    assert kinds == {"Plan", "MeshPlan"}
+    assert kinds == {"SceneDraft", "MeshPlan"}
     again = ScenePool(settings, textures, 4, bank)
     assert torch.equal(pool.images, again.images) and torch.equal(pool.c2w, again.c2w)
     assert (pool.images.float().std((1, 2, 3, 4)) > 1).all()

@@ -266,4 +266,4 @@ def test_a_walk_on_disk_is_evaluated(tmp_path, capsys):
     assert evaluate(command) == 0
     assert "5 targets" in capsys.readouterr().out
     assert evaluate([*command[:3], str(tmp_path / "nowhere")]) == 2
-    assert "cameras.json" in capsys.readouterr().err
+    assert "there is no dataset" in capsys.readouterr().err
