@@ -114,8 +114,8 @@ def remove(folder: Path, kind: str) -> None:
 def temporary(path: Path, kind: str) -> Iterator[Path]:
     """Make a hidden folder beside `path`, in which what will be at `path` is prepared; it is deleted at the end.
 
-    Those for the same path that killed programs left are deleted before. Any number of threads and processes can
-    prepare the same path at the same time.
+    Those of this kind that killed programs left beside `path` are deleted before, whatever path they were for. Any
+    number of threads and processes can prepare the same path at the same time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path, kind)
@@ -139,13 +139,14 @@ def temporary(path: Path, kind: str) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path, kind: str) -> None:
-    name = re.compile(rf"\.{re.escape(path.name[:100])}\.[a-z0-9_]{{8}}{re.escape(SUFFIX)}")
+    name = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(SUFFIX)}")
     for entry in list(os.scandir(path.parent)):
-        if not name.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+        found = name.fullmatch(entry.name)
+        if found is None or not entry.is_dir(follow_symlinks=False):
             continue
         folder = Path(entry.path)
         with contextlib.suppress(OSError):
-            if not os.listdir(folder):
+            if found[1] == path.name[:100] and not os.listdir(folder):
                 folder.rmdir()  # killed before it was marked
             elif is_owned(folder, kind):
                 with open(folder / MARKER, "rb") as marker:

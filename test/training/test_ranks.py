@@ -62,7 +62,7 @@ for step in itertools.count(1):
 def test_killed_while_writing_a_checkpoint(tmp_path):
     def writing():
         with contextlib.suppress(FileNotFoundError):  # renamed between being listed and looked at
-            return any(path.stat().st_size > 500_000 for path in tmp_path.glob(".checkpoint-*"))
+            return any(path.stat().st_size > 500_000 for path in tmp_path.glob(".checkpoint-*/checkpoint-*"))
         return False
 
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stderr=subprocess.PIPE)
@@ -77,4 +77,4 @@ def test_killed_while_writing_a_checkpoint(tmp_path):
     assert payload is not None and bool((payload["x"] == payload["step"]).all())
     assert checkpoints.checkpoints(tmp_path)[-1].name == checkpoints.NAME.format(payload["step"])
     checkpoints.save(tmp_path, 10**6, {"x": torch.ones(1), "settings": "{}", "step": 10**6}, keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.NAME.format(10**6)]
+    assert {path.name for path in tmp_path.iterdir()} == {checkpoints.NAME.format(10**6), checkpoints.LEDGER}
