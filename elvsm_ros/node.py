@@ -20,7 +20,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseStamped
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
@@ -29,7 +28,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from elvsm.msg import Keyframes, PoseUpdates, Status
-from elvsm.srv import LoadScene, RenderViews, SaveScene
+from elvsm.srv import RenderViews
 from elvsm_ros import bounded, conversions, standalone
 from elvsm_ros.conversions import ConversionError
 from elvsm_ros.input import tf_source
@@ -44,11 +43,12 @@ from elvsm_ros.monitoring.diagnostics import Diagnostics, Limits, Snapshot
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters import table
 from elvsm_ros.parameters.table import ParameterError, Settings
-from elvsm_ros.qos import LATCHED_QOS, SERVICE_QOS, overridable
-from elvsm_ros.rclpy_support import answer_by_future, call_later, wait_for
+from elvsm_ros.qos import LATCHED_QOS, overridable
+from elvsm_ros.rclpy_support import call_later, wait_for
 from elvsm_ros.rendering.render_service import RenderDesk
 from elvsm_ros.rendering.requests import Context
 from elvsm_ros.rendering.trajectories import Trajectories
+from elvsm_ros.services import Services
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class ElvsmNode(standalone.ClosingNode):
         self._inputs: Subscriptions | None = None
         self._render_pose_sub: Any = None
         # These live as long as the node: one that is not configured tells so.
+        self._lasting = Services(self, self._why_not_configured, self._on_unsent)
         pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics = Diagnostics(pub.publish, lambda: self.get_clock().now().to_msg())
         self._trajectories = Trajectories(
@@ -226,15 +227,6 @@ class ElvsmNode(standalone.ClosingNode):
             self._entities.append(lambda: self.destroy_publisher(made))
             return made
 
-        def service(kind: type, name: str, callback: Callable[..., Any]) -> Any:
-            # Reentrant: several requests may wait for the device at the same time.
-            made: Any = self.create_service(
-                kind, name, callback, qos_profile=SERVICE_QOS, callback_group=reentrant
-            )
-            self._entities.append(lambda: self.destroy_service(made))
-            return made
-
-        reentrant = ReentrantCallbackGroup()
         self._status_pub = publisher(Status, "~/status", LATCHED_QOS)
         topics = {PoseArray: "~/keyframes", Keyframes: "~/keyframe_list", PointCloud2: "~/keyframe_cloud"}
         self._keyframe_topics = KeyframeTopics(
@@ -251,14 +243,13 @@ class ElvsmNode(standalone.ClosingNode):
         self._entities.append(lambda: self.destroy_subscription(updates))
         ids = bounded.SEQUENCE
         bounded.bound_subscription(updates, lambda: corrections.MOST, bounded.HEADER + ids)
-        fault = functools.partial(self._reports.fault, "sending an answer failed")
-        render_views = service(RenderViews, "~/render_views", self._on_render_views)
-        bounded.bound_service(render_views, lambda: self.settings.max_render_views)
-        answer_by_future(render_views, fault)
-        service(Trigger, "~/reset", self._on_reset)
-        service(SetBool, "~/pause", self._on_pause)
-        service(SaveScene, "~/save_scene", functools.partial(self._files.save, wait=self._wait))
-        service(LoadScene, "~/load_scene", functools.partial(self._files.load, wait=self._wait))
+        self._entities.append(
+            self._lasting.answer_by(
+                self._on_render_views, reset=self._on_reset, pause=self._on_pause,
+                save_scene=functools.partial(self._files.save, wait=self._wait),
+                load_scene=functools.partial(self._files.load, wait=self._wait),
+            )
+        )  # fmt: skip
 
     def _unsubscribe(self) -> None:
         if self._inputs is not None:
@@ -307,6 +298,16 @@ class ElvsmNode(standalone.ClosingNode):
             self._reports.add("pose_updates", str(error))
 
     # Services and parameters
+
+    def _why_not_configured(self) -> str:
+        name, state = self.get_fully_qualified_name(), self._state
+        if state == "finalized":
+            return f"{name} has been shut down: start the node again"
+        why = f"; {self._fault}" if self._fault else ""
+        return f"{name} is not configured (its state is {state}): ros2 lifecycle set {name} configure{why}"
+
+    def _on_unsent(self, error: Exception) -> None:
+        self._reports.fault("sending an answer failed", error)
 
     def _on_render_views(self, request: RenderViews.Request, response: RenderViews.Response) -> Any:
         return self._desk.answer(request, response, self._rendered_header(request.header.stamp))

@@ -187,7 +187,7 @@ class Connection:
             )
         if not self.connected:
             return f"{self.name} runs, but is not configured: ros2 lifecycle set {self.name} configure, and see its log"
-        return f"{self.name} offers its services, but has not sent ~/status yet: set a longer timeout"
+        return f"{self.name} is configured, but has not sent ~/status yet: set a longer timeout"
 
     def _changed(self) -> None:
         self.notify()
@@ -195,7 +195,10 @@ class Connection:
             listener()
 
     def _tick(self) -> None:
-        before, self.connected = self.connected, self.services["render_views"].service_is_ready()
+        # The services live as long as the node, ~/status as long as it is configured.
+        configured = self.node.count_publishers(f"{self.name}/status") > 0
+        before = self.connected
+        self.connected = configured and self.services["render_views"].service_is_ready()
         if before and not self.connected:
             # The scene went with the node, and the next one lists no keyframes before it has some.
             self._forget()

@@ -89,7 +89,7 @@ class SceneClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the node offers its services."""
+        """Whether the node is there and configured."""
         return self._connection.connected
 
     @property
@@ -329,7 +329,7 @@ class SceneClient:
     def _call(self, service: str, request: Any, end: float) -> Any:
         self.wait_until_ready(end - time.monotonic())
         connection = self._connection
-        # They come and go together, but the graph learns of them one after the other.
+        # They come together, but the graph learns of them one after the other.
         connection.wait(connection.services[service].service_is_ready, end, self.check)
         answer = connection.call(service, request, end, self.check)
         if not answer.success:

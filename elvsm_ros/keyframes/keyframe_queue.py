@@ -17,7 +17,7 @@ from elvsm_ros.input.image_intake import Candidate, Intake
 from elvsm_ros.keyframes.corrections import Corrected, Correction
 from elvsm_ros.keyframes.inserted import Colour, Inserted
 from elvsm_ros.monitoring.fault_log import Reports
-from elvsm_ros.worker import BusyError, Worker
+from elvsm_ros.worker import BusyError, StoppedError, Worker
 
 if TYPE_CHECKING:
     from elvsm_core.scene import Unpacked
@@ -80,8 +80,9 @@ class KeyframeFeed:
         intake.on_restart = self._restart
 
     def close(self) -> None:
-        """Give up the images that wait, and take no more: the device goes away."""
+        """Give up the images that wait, and take no more: the device goes away, and the topics with it."""
         self._closed = True
+        self._changed = lambda: None
         self._decoder.shutdown(wait=False, cancel_futures=True)
 
     def advance(self) -> None:
@@ -143,9 +144,12 @@ class KeyframeFeed:
         forget()
         self._intake.held += 1  # what arrives until the exchange is through belongs to the time before
         try:
-            return await wait(future), epoch == self._epoch
+            result = await wait(future)
         finally:
             self._intake.held -= 1
+        if self._closed:  # the scene is gone, whatever became of it before
+            raise StoppedError("the node is being cleaned up")
+        return result, epoch == self._epoch
 
     def _restart(self) -> None:
         """Forget all keyframes without anybody waiting for it; candidates wait until that is done."""

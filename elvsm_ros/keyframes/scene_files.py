@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from elvsm_ros.keyframes.keyframe_queue import KeyframeFeed, Loaded, Wait
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.quoting import quoted
-from elvsm_ros.worker import Worker
+from elvsm_ros.worker import StoppedError, Worker
 
 if TYPE_CHECKING:
     from elvsm_core.files.persistence import StoredScene
@@ -121,6 +121,12 @@ class SceneFiles:
         """Begin nothing more. A file that is being written is finished."""
         self._files.shutdown(wait=False, cancel_futures=True)
 
+    def _submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        try:
+            return self._files.submit(work, *args)
+        except RuntimeError as error:  # closed while the request waited for the device
+            raise StoppedError(str(error)) from error
+
     async def save(
         self, request: SaveScene.Request, response: SaveScene.Response, wait: Wait
     ) -> SaveScene.Response:
@@ -131,7 +137,7 @@ class SceneFiles:
             if not scene.views:
                 raise SceneNameError("there is no keyframe yet, so there is nothing to save: see ~/status")
             extra = self._extra(scene)
-            await wait(self._files.submit(_write, path, dataclasses.replace(scene, extra=extra)))
+            await wait(self._submit(_write, path, dataclasses.replace(scene, extra=extra)))
         except Exception as error:
             response.message = self._reports.answer("scene_file", "saving the scene failed", error)
             return response
@@ -146,7 +152,7 @@ class SceneFiles:
         try:
             path = resolve(self._settings().scene_directory, request.name)
             scene = await wait(self._worker.call(lambda engine: engine.scene))
-            stored, loaded = await wait(self._files.submit(_read, path, scene))
+            stored, loaded = await wait(self._submit(_read, path, scene))
             await self._take(stored, loaded, wait)
         except Exception as error:
             response.message = self._reports.answer("scene_file", "loading the scene failed", error)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -126,9 +126,14 @@ class RenderTask(Task[Device]):
             if self._pool is None or (self._quick and alone):
                 self._finish_part(place, decode, first, count)
             else:
-                self._pool.submit(self._finish_part, place, decode, first, count)
+                part = self._pool.submit(self._finish_part, place, decode, first, count)
+                part.add_done_callback(self._see_part)
         except RuntimeError as error:  # the pool was shut down
             self.fail(StoppedError(str(error)))
+
+    def _see_part(self, part: Future[None]) -> None:
+        if part.cancelled():  # the pool is shut down: whoever asked is to learn of it
+            self.fail(StoppedError("the answer was given up"))
 
     def _finish_part(self, place: int, decode: Decode, first: int, count: int) -> None:
         """Wait for images, make messages of them, and complete the answer when they are the last ones."""

@@ -32,7 +32,7 @@ def services(peer: Peer) -> set[str]:
 def test_lifecycle(start_node: Start, peer: Peer) -> None:
     node = start_node(autostart=False)
     assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
-    assert "/elvsm/render_views" not in services(peer)
+    assert "/elvsm/render_views" in services(peer)
     assert not change(peer, Transition.TRANSITION_ACTIVATE)
     for _ in range(2):
         assert change(peer, Transition.TRANSITION_CONFIGURE)
@@ -55,12 +55,15 @@ def test_lifecycle(start_node: Start, peer: Peer) -> None:
 
         # Requests that wait when the scene goes away go with it.
         poses = [conversions.matrix_to_pose(pose_at(0.01 * i)) for i in range(64)]
-        for _ in range(20):
+        waiting = [
             peer.start_call(RenderViews, "/elvsm/render_views", RenderViews.Request(poses=poses))
+            for _ in range(20)
+        ]
         assert change(peer, Transition.TRANSITION_DEACTIVATE)
         assert change(peer, Transition.TRANSITION_CLEANUP)
         assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
-        wait_until(lambda: "/elvsm/render_views" not in services(peer), "no service any more")
+        wait_until(lambda waiting=waiting: all(f.done() for f in waiting), "answers to all that waited")
+        assert "not configured" in peer.render([pose_at(0.0)]).message
     assert change(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     assert state(peer) == State.PRIMARY_STATE_FINALIZED
     status, _ = node.signal(signal.SIGTERM)
