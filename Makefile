@@ -5,6 +5,7 @@
 #                         a page to fly through the scene meanwhile and afterwards,
 #                         DEMO_ARGS="..." goes to elvsm_demo (elvsm_demo --help)
 #   make test             TEST_ARGS="test/core -k cache" narrows it; JOBS=2 processes share the tests, 0 is none but pytest
+#   make test-fast        the tests that start no process, in a minute or two; the same arguments
 #   make docs             build the API reference into build/docs
 #   make lint             ruff and mypy
 #   make clean            remove what make made; reports of the demo stay
@@ -49,7 +50,7 @@ PIP := $(VENV)/bin/python -m pip -qq
 RUN := PATH="$(VENV)/bin:$$PATH"
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup venv interfaces demo test docs lint format clean
+.PHONY: setup venv interfaces demo test test-fast docs lint format clean
 
 setup: $(STAMPS)/interfaces
 	@echo "elvsm: ready in .venv; go on with make demo or make test"
@@ -113,6 +114,10 @@ demo: $(STAMPS)/interfaces
 
 test: $(STAMPS)/interfaces $(COLCON_VENV)/stamp $(STAMPS)/browser
 	@$(RUN) ELVSM_COLCON="$(COLCON_VENV)/bin/colcon" python -m pytest -n $(JOBS) --dist loadfile $(TEST_ARGS) $(PYTEST_ARGS)
+
+# Without the marks of pyproject.toml.
+test-fast: $(STAMPS)/interfaces
+	@$(RUN) python -m pytest -n $(JOBS) --dist loadfile -m "not ros and not gpu and not slow and not browser" $(TEST_ARGS) $(PYTEST_ARGS)
 
 $(STAMPS)/docs: $(STAMPS)/packages
 	@echo "elvsm: installing Sphinx"

@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+# For `process_guard`, which is no test and in no package.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import process_guard
+
 TEST_DATA_VARIABLE = "ELVSM_TEST_DATA"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     This comes before any test module is imported, because rclpy and Fast DDS read the environment once.
     """
-    del config
+    config.pluginmanager.register(process_guard)
     # Processes of one run that share the tests (pytest-xdist) get neighbouring domains. Domains 1 to 101 are free of
     # the ephemeral ports of Linux; 0 is the one that a robot nearby would use.
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")

@@ -18,6 +18,7 @@ def test_every_backend_computes_softmax_attention(keys):
         torch.testing.assert_close(attention(q, k, v), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [None, "MATH"])
 def test_compilers_see_attention_in_one_piece(tiny_model, backend):
     """A graph break in every block would cost a compiled model what it gains."""

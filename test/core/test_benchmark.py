@@ -16,6 +16,7 @@ def test_operations_are_counted_as_for_the_published_model():
     assert attended / 1e9 == pytest.approx(38.7 * 9, rel=0.01)
 
 
+@pytest.mark.slow
 def test_command_line_writes_what_it_measured(tiny_model, tmp_path, capsys):
     ec.save_model(tiny_model, tmp_path / "tiny.safetensors")
     arguments = ["--model", str(tmp_path / "tiny.safetensors"), "--device", "cpu", "--views", "1", "9"]

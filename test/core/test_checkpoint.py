@@ -40,6 +40,7 @@ def full_model():
         return ec.EfficientLVSM(ec.PRESETS["efficient-lvsm"])
 
 
+@pytest.mark.slow
 def test_published_layout_loads_from_a_file(published, tmp_path):
     path = tmp_path / "published.pt"
     torch.save({"model": published, "fwdbwd_pass_step": 7, "optimizer": {"state": {}}}, path)
@@ -192,6 +193,7 @@ def load_elsewhere(path):
     return int(used), int(seconds), error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_of_deeply_nested_objects_is_refused_soon(tiny_model, tmp_path, zipped):
     path = tmp_path / "nested.pt"
@@ -209,6 +211,7 @@ def test_a_checkpoint_of_deeply_nested_objects_is_refused_soon(tiny_model, tmp_p
     assert used < 200_000 and seconds < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -231,6 +234,7 @@ def test_a_configuration_that_asks_for_everything_is_refused_before_anything_is_
     assert used < 300_000 and seconds < 20
 
 
+@pytest.mark.slow
 def test_a_name_with_a_huge_number_is_no_layer(tiny_model, tmp_path):
     state = dict(tiny_model.state_dict())
     state["self_cross_blocks.999999998.mlp.mlp.0.weight"] = torch.zeros(1)

@@ -13,7 +13,10 @@ from elvsm_core.engine import batches
 
 KINDS = [("cpu", torch.float32, 2e-6)]
 if torch.cuda.is_available():
-    KINDS += [("cuda", torch.float32, 1e-4), ("cuda", torch.bfloat16, 0.06)]
+    KINDS += [
+        pytest.param(kind, marks=pytest.mark.gpu)
+        for kind in (("cuda", torch.float32, 1e-4), ("cuda", torch.bfloat16, 0.06))
+    ]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{str(kind[1])[6:]}")

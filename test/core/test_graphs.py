@@ -9,7 +9,7 @@ import torch
 from elvsm_core.cuda import ops
 from elvsm_core.cuda.graphs import Graphs, InputRing, Lane
 
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))
 
 
@@ -18,7 +18,7 @@ def device(request):
     return torch.device(request.param)
 
 
-@pytest.fixture(params=["copied", "received"])
+@pytest.fixture(params=["copied", pytest.param("received", marks=pytest.mark.gpu)])
 def inputs_of(request, monkeypatch, device):
     """What makes Inputs, whose numbers are copied when they are sent, or received by Triton's kernels."""
     if request.param == "copied":

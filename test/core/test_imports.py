@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 import elvsm_core as ec
 
 
+@pytest.mark.slow
 def test_geometry_needs_no_torch() -> None:
     code = """
 import sys

@@ -13,6 +13,8 @@ import torch
 
 import elvsm_core as ec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def many(repository: Path) -> Iterator[ModuleType]:

@@ -89,6 +89,7 @@ def lpips_package():
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", FILES)
 def test_lpips_equals_its_formula_and_keeps_pairs_apart(images, test_data, lpips_package, net):
     g, _ = images
@@ -112,6 +113,7 @@ def test_lpips_finds_its_weights(test_data, tmp_path, monkeypatch):
     assert lpips_weights.find_weights("alex", tmp_path / "vgg16.ckpt") == tmp_path / "vgg16.ckpt"
 
 
+@pytest.mark.slow
 def test_lpips_without_weights_says_where_to_get_them(monkeypatch, tmp_path, lpips_package):
     for name in ("ELVSM_LPIPS_WEIGHTS", "ELVSM_TEST_DATA"):
         monkeypatch.delenv(name, raising=False)

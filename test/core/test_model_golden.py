@@ -157,6 +157,7 @@ def recipe_image(view):
     return torch.from_numpy(np.stack(channels).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_full_size_model_equals_golden():
     golden = json.loads((GOLDEN / "golden_full.json").read_text())
     with torch.device("meta"):

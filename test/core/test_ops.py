@@ -20,7 +20,7 @@ else:
     TRITON = DEVICE == "cuda" and ops._triton() is not None
 
 
-@pytest.fixture(params=["pytorch", "triton"])
+@pytest.fixture(params=["pytorch", pytest.param("triton", marks=pytest.mark.gpu)])
 def provider(request, monkeypatch):
     if request.param == "triton" and not TRITON:
         pytest.skip("needs a CUDA device, or Triton and TRITON_INTERPRET=1")

@@ -114,6 +114,7 @@ def test_an_empty_folder_and_one_whose_claim_was_killed_can_be_claimed(tmp_path:
         assert owned.is_owned(tmp_path / name, KIND)
 
 
+@pytest.mark.slow
 def test_temporary_folders_of_killed_programs_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     foreign = tmp_path / f".target.abcdefgh{owned.SUFFIX}"
     unmarked(foreign)

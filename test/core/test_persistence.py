@@ -176,6 +176,7 @@ def test_a_failed_write_leaves_the_old_file(scene, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["room.scene"]
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_file_and_its_traces_go_with_the_next(scene, walk, tmp_path):
     path = tmp_path / "room [1].scene"
     scene.save(path)
@@ -270,6 +271,7 @@ except ec.SceneFileError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "height", "width", "size", "reason"),
     [
@@ -332,6 +334,7 @@ def test_what_is_no_scene_is_not_overwritten(scene, tiny_model, tmp_path):
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_overwritten_and_cut_while_it_is_read_is_an_error_or_whole(scene, tmp_path):
     """Whoever copies over a file that is being loaded, or cuts it, kills nobody (a mapped file would: SIGBUS)."""
     stored = scene.snapshot()

@@ -23,6 +23,8 @@ from elvsm_ros.recordings.bag_player import main
 from elvsm_ros.recordings.bag_reader import Bag
 from elvsm_ros.recordings.bag_writer import STREAMS
 
+pytestmark = pytest.mark.ros
+
 TYPES = {STREAMS.image.name: CompressedImage, STREAMS.pose.name: PoseStamped}
 
 

@@ -16,6 +16,8 @@ import pytest
 from elvsm_ros.tools import processes
 from elvsm_ros.tools.processes import Child, ProcessDied, free_domain, private_environment, stop
 
+pytestmark = pytest.mark.slow
+
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)

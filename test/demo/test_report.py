@@ -19,6 +19,8 @@ from elvsm_report.video import write_video
 from elvsm_ros.demo.page import rows, write_page, write_picture
 from elvsm_ros.demo.results import DemoResults, HeldOutView, samples
 
+pytestmark = pytest.mark.slow
+
 
 def held_out(k: int, render: float = 21.0, nearest: float = 17.0) -> HeldOutView:
     images = [picture(k + shift) for shift in (0, 1, 9)]

@@ -19,6 +19,8 @@ from elvsm_core.files import owned
 from elvsm_ros.demo.run import OUTPUT
 from elvsm_ros.demo.walk import KIND
 
+pytestmark = pytest.mark.ros
+
 SECONDS = 5
 
 

@@ -11,6 +11,8 @@ import pytest
 from elvsm_report.video import write_video
 from elvsm_ros.tools.image_grid import row
 
+pytestmark = pytest.mark.slow
+
 
 def frames(count: int) -> list[np.ndarray]:
     y, x = np.mgrid[0:48, 0:64]

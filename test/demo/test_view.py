@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from recordings import write_walk
 
+pytestmark = pytest.mark.ros
+
 pytest.importorskip("viser", reason="needs the extra [viewer]: run make")
 
 

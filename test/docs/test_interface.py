@@ -17,6 +17,8 @@ from rclpy.action import get_action_server_names_and_types_by_node
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rig import NodeProcess, save_small_model, wait_until
 
+pytestmark = pytest.mark.ros
+
 EVERY_NODE = ("rcl_interfaces/", "type_description_interfaces/")
 OTHER_SETTINGS = {"/image/compressed", "/odom"}
 """Topics of the page that this node does not read, because it reads others in their place."""

@@ -79,6 +79,7 @@ def spoken(folder: Path) -> list[str]:
     return texts
 
 
+@pytest.mark.slow
 def test_messages_that_are_explained_are_those_of_the_node(repository: Path) -> None:
     page = (repository / "docs" / "troubleshooting.md").read_text()
     tables = re.findall(r"^\| message \|.*\n\| ---.*\n((?:\|.*\n)+)", page, re.M)

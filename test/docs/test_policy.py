@@ -79,6 +79,7 @@ def viewer() -> Iterator[object]:
         yield viewer.client.node
 
 
+@pytest.mark.ros
 def test_the_viewer_may_do_what_it_does(policy: dict[str, Rules], viewer, repository: Path) -> None:
     from rclpy.action import get_action_client_names_and_types_by_node
 

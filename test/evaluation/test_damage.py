@@ -107,6 +107,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lies", [False, True])
 def test_a_chunk_that_holds_gigabytes_is_refused_in_little_memory(
     lies: bool, turning_bag: Path, blind_model: Path, tmp_path: Path
@@ -135,6 +136,7 @@ def test_a_chunk_that_holds_gigabytes_is_refused_in_little_memory(
     assert "MemoryError" not in run.stderr and str(alone) in " ".join(run.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_gigabytes_fills_no_disk(
     turning_bag: Path, blind_model: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def long_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_turning(tmp_path_factory.mktemp("long") / "bag", images=80)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_killed_goes_on_with_the_same_figures(
     long_bag: Path, blind_model: Path, tmp_path: Path, capsys
 ) -> None:

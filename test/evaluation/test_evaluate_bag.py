@@ -92,6 +92,7 @@ def test_the_report_stands_alone_and_its_numbers_are_those_of_the_files(run: tup
     assert page.count("<tr><td>") >= len(rows)
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_figures(
     run: tuple[Path, dict], turning_bag: Path, blind_model: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_gap_in_the_poses_is_told(blind_model: Path, tmp_path: Path) -> None:
     assert re.search(r"gap: no usable image from [\d.]+ s to [\d.]+ s", words)
 
 
+@pytest.mark.slow
 def test_body_poses_are_told_with_the_remedy(blind_model: Path, tmp_path: Path, capsys) -> None:
     bag = write_turning(tmp_path / "bag", lambda T: T @ np.linalg.inv(T_BODY_OPTICAL))
     status, results = evaluate(bag, blind_model, tmp_path / "out")

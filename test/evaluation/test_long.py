@@ -6,8 +6,12 @@ import json
 import resource
 from pathlib import Path
 
+import pytest
+
 from benchmarks.long_recording import write_laps
 from elvsm_ros.evaluation.evaluate_bag import main
+
+pytestmark = pytest.mark.slow
 
 
 def peak() -> float:

@@ -14,6 +14,7 @@ from elvsm_ros.evaluation.evaluate_bag import main
 from elvsm_ros.recordings.bag_reader import Bag, PosedFrames, find_streams
 
 
+@pytest.mark.slow
 def test_online_renders_beat_the_nearest_keyframe_and_its_rotation(office_bag: Path, tmp_path: Path) -> None:
     options = ["--frames", "14", "--seconds", "8", "--lpips", "no", "--no-video", "--device", "cpu"]
     assert main(["--bag", str(office_bag), "--out", str(tmp_path), *options]) == 0

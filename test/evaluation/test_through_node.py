@@ -23,6 +23,7 @@ from elvsm_ros.parameters.table import Settings
 from elvsm_ros.recordings.bag_reader import Bag, find_streams
 
 
+@pytest.mark.ros
 def test_the_node_gives_what_the_replay_gives(turning_bag: Path, blind_model: Path, tmp_path: Path) -> None:
     """Over DDS, with TF for poses: the same keyframes, so the same renders, and nothing is lost."""
     bag = with_tf(turning_bag, tmp_path / "bag")

@@ -23,6 +23,8 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from elvsm_ros import SceneClient
 
+pytestmark = pytest.mark.ros
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TESTED = {
     "render_view", "orbit_video", "posed_images", "replace_views", "save_scene", "loop_closure", "own_node",

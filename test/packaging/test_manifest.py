@@ -123,6 +123,7 @@ def test_the_core_imports_what_pip_installs_without_extras(repository: Path, pro
         assert PYPI_NAMES.get(module, module).lower() in available, f"{file} imports {module}"
 
 
+@pytest.mark.slow
 def test_training_imports_what_its_extra_installs(repository: Path, project: dict) -> None:
     available = requirements(project, "train", "eval") | {
         "triton",
@@ -154,6 +155,7 @@ def test_the_core_stays_below_the_node_and_the_training(repository: Path) -> Non
                 )
 
 
+@pytest.mark.slow
 def test_node_and_viewer_do_without_the_training() -> None:
     pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
     pytest.importorskip("viser", reason="needs the extra [viewer]: run make")
@@ -166,6 +168,7 @@ def test_node_and_viewer_do_without_the_training() -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_clone_has_every_module_of_the_training_once(repository: Path) -> None:
     code = (
         "import elvsm_training, elvsm_training.data.store, training.data.store, training.losses.vgg\n"
@@ -198,6 +201,7 @@ def test_the_generated_interfaces_have_the_fields_of_their_files(repository: Pat
             )
 
 
+@pytest.mark.slow
 def test_setting_up_says_what_to_install(repository: Path) -> None:
     script = repository / "tools" / "check_machine.sh"
     result = subprocess.run([script, "python3.999"], text=True, capture_output=True)
@@ -207,6 +211,7 @@ def test_setting_up_says_what_to_install(repository: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_setting_up_accepts_this_machine(repository: Path) -> None:
     script = repository / "tools" / "check_machine.sh"
     result = subprocess.run([script, sys.executable], text=True, capture_output=True)

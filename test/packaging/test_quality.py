@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOOLS = {
     "ruff check": ("ruff", "check", "--no-cache", "--output-format=concise"),
     "ruff format": ("ruff", "format", "--no-cache", "--check", "--output-format=concise"),

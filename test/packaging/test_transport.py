@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.ros
+
 pytest.importorskip("rclpy", reason="needs the ROS packages: run make")
 
 COUNT = 20

@@ -19,6 +19,8 @@ from elvsm.srv import SaveScene
 from elvsm_core.files.scene_reading import read_scene
 from elvsm_ros import conversions
 
+pytestmark = pytest.mark.ros
+
 OLD = [pose_at(0.5 * i) for i in range(6)]
 BENT = [pose_at(0.5 * i, 0.2 * i, 0.1 * i) for i in range(6)]
 T_NEW_OLD = pose_at(3.0, 0.4, 1.0)

@@ -178,6 +178,7 @@ except conversions.ConversionError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(13000, 13000), (65535, 600), (30000, 30000)])
 def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(
     size: tuple[int, int], tmp_path: Path

@@ -10,6 +10,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from rig import NodeProcess, Peer, change, picture, pose_at, state, wait_until
 
+pytestmark = pytest.mark.ros
+
 Fragile = tuple[NodeProcess, Peer, Path]
 
 PROGRAM = """

@@ -21,6 +21,8 @@ from rig import NodeProcess, Peer, change, picture, pose_at, set_parameters, sha
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 
+pytestmark = pytest.mark.ros
+
 Start = Callable[..., NodeProcess]
 
 

@@ -19,6 +19,8 @@ from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 from elvsm_ros.recordings.bag_reader import Bag, PosedFrames, find_streams
 
+pytestmark = pytest.mark.ros
+
 TOPICS = ("/camera/image_raw/compressed", "/camera/camera_info", "/camera/pose")
 EVERY = 4
 """Of the held-out frames, every fourth is rendered: the others show the same, and take their time."""

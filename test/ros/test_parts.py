@@ -156,6 +156,7 @@ def test_unforeseen_faults_name_the_exception(clock: Clock) -> None:
     assert "Traceback" in details[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "status"), [(60, 1), (0, 0)])
 def test_a_process_that_gets_stuck_while_leaving_ends(seconds: int, status: int) -> None:
     """Stuck as Fast DDS is: in a library, with Python's lock in its hands."""
@@ -171,6 +172,7 @@ ctypes.CDLL(None).sleep(1)
     assert ("Timeout" in ended.stderr) is bool(status)
 
 
+@pytest.mark.ros
 def test_whoever_completes_an_answer_sends_it() -> None:
     """Also one that the callback itself has completed, or returns without a future, or that comes too late."""
     context = rclpy.Context()

@@ -99,6 +99,7 @@ def assert_same_picture(rectified: np.ndarray, expected: np.ndarray) -> None:
     assert error.mean() < 0.5 and error.max() < 1.8, f"{error.mean():.2f} {error.max():.2f} grey levels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", LENSES)
 def test_a_lens_is_taken_out_to_a_tenth_of_a_pixel(model: str) -> None:
     calibration = rectification.read(info(model))
@@ -201,6 +202,7 @@ class Desk:
         return self.intake.poll(0.0)
 
 
+@pytest.mark.slow
 def test_candidates_come_rectified_and_each_lens_is_worked_out_once() -> None:
     desk, lenses = Desk(), set()
     for model in [*LENSES, *LENSES]:

@@ -183,6 +183,7 @@ def offline(recording: Path, model: Path) -> Outcome:
     return Outcome(list(stamps.values()), engine.scene.poses, np.stack(rendered.images))
 
 
+@pytest.mark.ros
 def test_a_recording_played_twice(
     node: tuple[NodeProcess, Peer, list[Keyframes]], recording: Path, small_model: Path
 ) -> None:

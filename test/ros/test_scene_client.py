@@ -54,11 +54,13 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light() -> None:
     done = run("import elvsm_ros, sys; print(sorted({'rclpy', 'torch', 'numpy'} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module, remedy", [("elvsm", "colcon build"), ("rclpy", "source /opt/ros")])
 def test_what_is_missing_is_named_with_the_remedy(module: str, remedy: str) -> None:
     done = run(f"import sys; sys.modules[{module!r}] = None\nfrom elvsm_ros import SceneClient")

@@ -174,6 +174,7 @@ except AssetError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     source = simple_library(tmp_path)
     packed_library(source, tmp_path)
@@ -195,6 +196,7 @@ def test_packing_again_replaces_the_folder(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["Scopia.sh3f", "packed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["packed", ".packed-old"])
 def test_a_folder_of_somebody_else_is_neither_replaced_nor_deleted(name, tmp_path):
     source = simple_library(tmp_path)

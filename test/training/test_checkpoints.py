@@ -68,6 +68,7 @@ def assert_equal(a, b, where=""):
         assert a == b, where
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_equals_uninterrupted(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     command = [sys.executable, "-m", "training.train", *PROCEDURAL, f"out={parts}", "steps=100000"]
@@ -92,6 +93,7 @@ def test_killed_and_gone_on_with_equals_uninterrupted(tmp_path):
     assert "goes on" not in (whole / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_re10k_stopped_anywhere_equals_uninterrupted(tmp_path, mini_re10k, monkeypatch):
     settings = re10k(mini_re10k)
     train(load_settings(None, [*settings, f"out={tmp_path / 'whole'}"]))

@@ -60,6 +60,7 @@ def each_pose(function):
     return change
 
 
+@pytest.mark.slow
 def test_inspect_tells_what_is_wrong_with_real_footage(office):
     assert changed(office, lambda content: None) == []
     (inverted,) = changed(office, each_pose(np.linalg.inv))

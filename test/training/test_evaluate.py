@@ -64,6 +64,7 @@ def test_published_protocol_by_command(command, tmp_path, capsys):
     assert json.loads((tmp_path / "wide/metrics.json").read_text())["summary"]["scenes"] == 2
 
 
+@pytest.mark.slow
 def test_several_processes_evaluate_every_scene_once(command, tmp_path):
     assert main([*command[:7], str(tmp_path / "one"), *command[8:]]) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

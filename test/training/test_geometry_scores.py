@@ -22,6 +22,7 @@ def test_area_and_calibration():
     assert calibration_error(torch.tensor([1.0, 1.0, 0.0, 1.0]), truth) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_the_scenes_scores_perfectly(monkeypatch, capsys, tmp_path):
     scenes = procedural_scenes(1, (32, 32), inputs=2, targets=1, tiles=16, texture_size=16)
     model = ec.EfficientLVSM(ec.ModelConfig(32, 16, 1, 8, image_size=(32, 32), geometry_heads=True)).eval()

@@ -1,10 +1,13 @@
 """One tiny training with fixed shapes and geometry heads, from weights that have none, to exports with some."""
 
+import pytest
 import torch
 
 import elvsm_core as ec
 from training.settings import load_settings
 from training.train import train
+
+pytestmark = pytest.mark.slow
 
 TINY = [
     "model.width=32", "model.head_dim=16", "model.layers=2", "model.patch_size=8", "model.image_size=[32,32]",

@@ -70,6 +70,7 @@ def trainer_of(settings, source, aligner_of=None):
     return Trainer(settings, model, averaged, objective, aligner, source, CPU)
 
 
+@pytest.mark.slow
 def test_re10k_trains_logs_and_counts_what_it_skips(mini_scenes, tmp_path, caplog):
     caplog.set_level("INFO", "training")
     broken = [encode(image, "png") for image in mini_scenes[0].images]
@@ -182,6 +183,7 @@ def encoder():
     return DinoEncoder(network, 28)
 
 
+@pytest.mark.slow
 def test_alignment_trains_its_projectors_and_the_layers_below(settings, encoder):
     repa = RepaSettings(network="dinov2", mapping="2:1", weight=0.5)
     source = Fixed(sample_of())
@@ -210,6 +212,7 @@ def test_flops_are_three_times_those_of_a_forward_pass(settings):
     assert training_flops(settings.model, sample) == pytest.approx(3 * counter.get_total_flops(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_settings_and_files_that_do_not_fit_are_refused(mini_re10k, tmp_path, capsys):
     data = f"data.re10k.path={mini_re10k}"
 

@@ -139,6 +139,7 @@ def test_terms_without_weight_need_no_files():
         Objective(LossConfig(perceptual=0))(a, b[:, :1])
 
 
+@pytest.mark.slow
 def test_lpips_term_equals_the_metric(test_data):
     import elvsm_core as ec
 

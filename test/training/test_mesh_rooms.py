@@ -26,6 +26,8 @@ from training.settings import DataSettings, MeshSettings, SettingsError, load_se
 
 from .mesh_assets import CUBE, MTL, entry, image, library, pack
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SceneConfig(noise=0.0)
 
 

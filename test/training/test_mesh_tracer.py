@@ -24,6 +24,8 @@ from training.procedural.meshes.scene import (
 from training.procedural.meshes.tracer import FAR, build_hierarchy
 from training.procedural.walks import look
 
+pytestmark = pytest.mark.slow
+
 SIZE = (24, 32)
 EVEN = Surroundings(below=(0.5, 0.5, 0.5), above=(0.5, 0.5, 0.5))
 

@@ -242,6 +242,7 @@ DATA = (
 )
 
 
+@pytest.mark.slow
 def test_a_training_on_a_mixture_resumes_exactly(tmp_path):
     footage(tmp_path / "walk", ring(20))
     data = DATA.format(tmp_path / "walk")

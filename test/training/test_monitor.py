@@ -97,6 +97,7 @@ def test_sheets_show_inputs_truth_and_render_of_the_same_samples(mini_re10k):
         np.testing.assert_allclose(place, (image * 255).permute(1, 2, 0).numpy(), atol=0.51)
 
 
+@pytest.mark.slow
 def test_held_out_scenes_are_shown_where_training_scenes_are_drawn():
     scenes = procedural_scenes(2, (16, 16), inputs=2, targets=1, tiles=8, texture_size=16)
     samples = held_out(scenes, 4, 2, torch.device("cpu"))

@@ -160,6 +160,7 @@ def test_metrics_equal_golden_and_options_apply(golden_dir):
     assert (small > scores["psnr"]).sum() >= 3  # averaging takes noise away
 
 
+@pytest.mark.slow
 def test_lpips_is_measured_or_refused_at_once(model, samples, test_data, tmp_path, monkeypatch):
     from elvsm_core.files.lpips_weights import import_lpips
 

@@ -14,6 +14,8 @@ from training import checkpoints
 from training.settings import load_settings
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "model.width=32", "model.head_dim=16", "model.layers=2", "model.patch_size=8", "model.image_size=[16,16]",
     "data.size=[16,16]", "compile=false", "device=cpu", "eval_scenes=0", "logger=none", "minutes=0", "pictures=1",

@@ -290,6 +290,7 @@ def test_steps_of_all_ranks_cover_all_samples_once():
     assert len(StepSampler(3, 2, first_step=1)) == 2
 
 
+@pytest.mark.slow
 def test_workers_deliver_what_the_process_itself_draws(mini_re10k):
     from torch.utils.data import DataLoader
 

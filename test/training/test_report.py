@@ -46,6 +46,7 @@ def gallery_of(count, scenes=None, **more):
     return Gallery("Title", total, list(zip(names, means, strict=True)), cards, **more)
 
 
+@pytest.mark.slow
 def test_pictures_and_figures_are_those_of_the_evaluation(model, samples, tmp_path):
     evaluate(model, samples, tmp_path, Protocol(lpips=False))
     summary, seen = summarize(tmp_path, samples), []

@@ -15,6 +15,8 @@ from training.procedural.rng import Dice
 from training.procedural.textures import make_texture_bank
 from training.procedural.walks import draw_intrinsics, draw_walks
 
+pytestmark = pytest.mark.gpu
+
 SIZE = (16, 24)  # a tile and a half
 
 

@@ -164,6 +164,7 @@ def test_a_training_rests_while_asked_to(tmp_path):
     assert after - before < 0.3 / 60, "the rest does not count"
 
 
+@pytest.mark.slow
 def test_rooms_are_the_same_whoever_furnishes_them():
     settings = dataclasses.replace(load_settings(None, TINY).data, views=2, draw_batch=1, pool=3)
     bank = make_texture_bank(8, 16, seed=1)
@@ -210,6 +211,7 @@ def test_gradients_that_are_not_finite_change_nothing(name):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_exports_and_resumes(tmp_path, caplog):
     caplog.set_level("INFO", "training")
     out = tmp_path / "run"

@@ -29,6 +29,8 @@ from elvsm_ros.viewer import guard
 from elvsm_ros.viewer.options import parse
 from elvsm_ros.viewer.run import Viewer
 
+pytestmark = pytest.mark.ros
+
 MARK = "document.documentElement.dataset.hacked=1"
 PAYLOADS = (
     f"<img src=x onerror={MARK}>", f"<script>{MARK}</script>", f"<svg/onload={MARK}>",

@@ -363,6 +363,7 @@ def test_the_browser_has_nothing_to_complain_of(stage: Stage) -> None:
     assert not stage.errors
 
 
+@pytest.mark.slow
 def test_the_program_serves_on_loopback_and_ends_when_asked(tmp_path: Path) -> None:
     import urllib.request
 

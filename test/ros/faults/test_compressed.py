@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 from bench import Bench
 from rig import picture, pose_at, wait_until
+
+pytestmark = pytest.mark.ros
 
 DAMAGES: list[tuple[Callable[[bytes], bytes], str]] = [
     (lambda data: data[: len(data) // 2], "truncated or corrupt"),

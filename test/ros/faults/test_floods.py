@@ -23,6 +23,8 @@ from elvsm_core.files.persistence import write_scene
 from elvsm_core.files.scene_reading import read_scene
 from elvsm_ros import conversions
 
+pytestmark = pytest.mark.ros
+
 MEGABYTE = 2**20
 
 

@@ -13,6 +13,8 @@ from rig import CAMERA, header, picture, pose_at, wait_until
 
 from elvsm_ros import conversions
 
+pytestmark = pytest.mark.ros
+
 NAN = float("nan")
 ELSEWHERE = pose_at(5.0)
 

@@ -25,6 +25,8 @@ from std_srvs.srv import Trigger
 from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 
+pytestmark = pytest.mark.ros
+
 NAN = float("nan")
 TARGET = pose_at(0.1, y=-1.5)
 
