@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .config import ModelConfig
+
 
 class CacheFullError(RuntimeError):
     """No free slot is left."""
@@ -35,6 +37,19 @@ class ViewCache:
         # Tokens before heads: neighbouring slots then form one key sequence without a copy.
         self._store = torch.zeros((layers, 2, capacity, tokens, heads, head_dim), device=device, dtype=dtype)
         self.clear()
+
+    @classmethod
+    def of(
+        cls,
+        config: ModelConfig,
+        capacity: int,
+        image_size: tuple[int, int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> ViewCache:
+        """Return a cache for a model of a configuration and views of image_size (height, width)."""
+        tokens = config.tokens(image_size)
+        return cls(config.layers, capacity, tokens, config.heads, config.head_dim, device, dtype)
 
     @staticmethod
     def view_nbytes(layers: int, tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> int:

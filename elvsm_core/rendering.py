@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import keyframes
 from .cameras import Camera
 from .engine import Pending
+from .files.persistence import Keyframe
 from .frame import SceneFrame
 from .store import KeyframeStore
 
@@ -71,6 +72,19 @@ def check_request(cameras: Sequence[Camera], max_views: int | None) -> None:
         raise SceneError(f"max_views must be at least 1, got {max_views}; None uses all views")
     if len(cameras) > 1 and any(camera.size != cameras[0].size for camera in cameras):
         raise SceneError("all cameras of one request must have the same size: split the request")
+
+
+def check_filled(store: KeyframeStore) -> None:
+    if not len(store):
+        raise SceneError("the scene is empty: insert a keyframe before asking for a render")
+
+
+def look_up(store: KeyframeStore, view: int) -> Keyframe:
+    """Return a keyframe by its id. Raises SceneError for an unknown one."""
+    try:
+        return store[view]
+    except KeyError:
+        raise SceneError(f"there is no view {view} in this scene: evicted, or of another scene") from None
 
 
 def choose(

@@ -5,41 +5,28 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .cache import ViewCache
 from .cameras import Camera, check_pose
 from .detail.request import DETAIL_SIZE, detailed, keep_picture, network_cameras
-from .engine import camera_numbers
+from .encoded_views import EncodedViews
 from .engine_selection import make_engine
 from .files.persistence import Keyframe, StoredScene, write_scene
 from .files.scene_reading import read_scene
+from .files.unpacking import Unpacked as Unpacked
+from .files.unpacking import unpack
 from .frame import SceneFrame, common_motion
 from .frame_policy import FramePolicy
 from .images import ImageLike
 from .model import EfficientLVSM
 from .paging import Pager
-from .rendering import PendingRendering, Plan, Rendering, SceneError, check_request, choose, support_by
+from .rendering import PendingRendering, Plan, Rendering, SceneError, check_request, look_up, support_by
 from .store import KeyframeStore
-
-P = TypeVar("P")
-R = TypeVar("R")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unpacked:
-    """A stored scene, ready to be adopted once. next_id: the first id that it never used."""
-
-    keyframes: KeyframeStore
-    frame: SceneFrame | None
-    next_id: int
 
 
 class Scene:
@@ -82,21 +69,10 @@ class Scene:
         height, width = image_size if image_size is not None else model.config.image_size
         self.image_size = (int(height), int(width))
         model.check_size(self.image_size)
-        config = model.config
-        self._cache = ViewCache(
-            config.layers,
-            capacity,
-            config.tokens(self.image_size),
-            config.heads,
-            config.head_dim,
-            device=model.device,
-            dtype=model.dtype,
-        )
+        self._cache = ViewCache.of(model.config, capacity, self.image_size, model.device, model.dtype)
         self._engine = make_engine(engine, model, self._cache, self.image_size)
         self._pager = Pager(self._engine, self._cache)
-        self._fixed_frame = frame is not None
-        self._frame = frame
-        self._policy = policy or FramePolicy()
+        self._encoded = EncodedViews(self._engine, self._cache, self._pager, frame, policy or FramePolicy())
         self._max_keyframes = max_keyframes
         self._detail_size = detail_size
         self._keyframes = KeyframeStore()
@@ -116,7 +92,7 @@ class Scene:
     @property
     def frame(self) -> SceneFrame | None:
         """The world-to-model similarity; None before the first keyframe unless one was given."""
-        return self._frame
+        return self._encoded.frame
 
     @property
     def views(self) -> list[int]:
@@ -132,10 +108,7 @@ class Scene:
 
     def keyframe(self, view: int) -> Keyframe:
         """Return what is stored of a view. Raises SceneError for an unknown id."""
-        try:
-            return self._keyframes[view]
-        except KeyError:
-            raise SceneError(f"there is no view {view} in this scene: evicted, or of another scene") from None
+        return look_up(self._keyframes, view)
 
     def insert(self, image: ImageLike, camera: Camera, stamp: float | None = None) -> int:
         """Add a view and return its id, an int that stays valid for the scene's life.
@@ -153,14 +126,16 @@ class Scene:
         ImageError or CameraError for any of them, and none is in the scene then.
         """
         with self._lock:
-            frame, first = self._frame, self._next_id
+            frame, first = self._encoded.frame, self._next_id
             prepared = [self._engine.prepare(image, camera) for image, camera, _ in items]
             views = list(range(first, first + len(prepared)))
             try:
                 for number in range(len(prepared)):
-                    self._update_frame([one.camera for one in prepared[: number + 1]])
+                    self._encoded.choose_frame(
+                        self._keyframes, [one.camera for one in prepared[: number + 1]]
+                    )
                 fit = slice(-self.capacity, None)  # what came earlier would lose its slot again
-                self._encode(
+                self._encoded.encode(
                     views[fit], [one.camera for one in prepared[fit]], [one.image for one in prepared[fit]]
                 )
                 kept = [
@@ -169,7 +144,7 @@ class Scene:
                 ]
             except BaseException:  # out of device memory, say
                 self._pager.release(views)
-                self._set_frame(frame)
+                self._encoded.set_frame(frame)
                 raise
             for view, keyframe in zip(views, kept, strict=True):
                 self._keyframes.add(view, keyframe)
@@ -187,7 +162,7 @@ class Scene:
             old = self.keyframe(view)
             prepared = self._engine.prepare(image, camera)
             try:
-                self._encode([view], [prepared.camera], [prepared.image])
+                self._encoded.encode([view], [prepared.camera], [prepared.image])
                 kept = Keyframe(prepared.keep(), prepared.camera, old.stamp, *self._picture(image, camera))
             except BaseException:
                 self._pager.release([view], stale=True)  # its slot may hold the new image
@@ -207,8 +182,8 @@ class Scene:
         with self._lock:
             self._keyframes.clear()
             self._pager.clear()
-            if not self._fixed_frame:
-                self._frame = None
+            if not self._encoded.fixed:
+                self._encoded.set_frame(None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write images, cameras, stamps and the frame to one file, atomically. See `load`."""
@@ -246,8 +221,9 @@ class Scene:
     def snapshot(self) -> StoredScene:
         """Return what `save` writes, in no time: nothing is copied, and later changes do not reach it."""
         with self._lock:
+            encoded = self._encoded
             return StoredScene(
-                self.image_size, self._frame, self._fixed_frame, self._keyframes.items(), self._next_id
+                self.image_size, encoded.frame, encoded.fixed, self._keyframes.items(), self._next_id
             )
 
     def unpack(self, stored: StoredScene) -> Unpacked:
@@ -256,16 +232,7 @@ class Scene:
         Raises SceneError for images of another size than this scene's. More than max_keyframes views: the
         most redundant ones are left out.
         """
-        if stored.image_size != self.image_size:
-            (height, width), (own_height, own_width) = stored.image_size, self.image_size
-            raise SceneError(
-                f"the images of the stored scene have {width}x{height} pixels and this scene's have "
-                f"{own_width}x{own_height}: make a scene with image_size ({height}, {width})"
-            )
-        store = KeyframeStore.of(stored.views)
-        while self._max_keyframes is not None and len(store) > self._max_keyframes:
-            store.remove(store.most_redundant())
-        return Unpacked(store, stored.frame, stored.next_id)
+        return unpack(stored, self.image_size, self._max_keyframes)
 
     def adopt(self, unpacked: Unpacked) -> None:
         """Hold exactly what was unpacked, ids included, from one moment to the next.
@@ -276,8 +243,8 @@ class Scene:
         with self._lock:
             self._keyframes = unpacked.keyframes
             self._pager.clear()
-            if not self._fixed_frame:
-                self._frame = unpacked.frame
+            if not self._encoded.fixed:
+                self._encoded.set_frame(unpacked.frame)
             self._next_id = max(self._next_id, unpacked.next_id)
 
     def update_poses(self, poses: Mapping[int, ArrayLike]) -> None:
@@ -298,14 +265,15 @@ class Scene:
             if moved and len(moved) == len(self._keyframes):
                 new = [moved[view].camera.T_world_cam for view in self._keyframes.ids]
                 rigid = common_motion(self._keyframes.poses, np.stack(new))
-            if rigid is not None and self._frame is not None and not self._fixed_frame:
-                self._frame = self._frame.moved(rigid)
+            encoded = self._encoded
+            if rigid is not None and encoded.frame is not None and not encoded.fixed:
+                encoded.frame = encoded.frame.moved(rigid)  # what is encoded in it stays
                 self._pager.leave_others()
             else:
                 self._pager.release(moved, stale=True)
             self._keyframes.update_many(moved)
             if len(self._keyframes):
-                self._update_frame()
+                self._encoded.choose_frame(self._keyframes)
 
     @property
     def stale(self) -> list[int]:
@@ -323,7 +291,7 @@ class Scene:
                 self._pager.forget_stale()
             views = self._pager.stale[: min(limit, self._pager.room)]
             found = [self._keyframes[view] for view in views]
-            self._encode(views, [one.camera for one in found], [one.image for one in found])
+            self._encoded.encode(views, [one.camera for one in found], [one.image for one in found])
             return len(self._pager.stale)
 
     def warm_up(
@@ -357,9 +325,7 @@ class Scene:
         """
         check_request(cameras, max_views)
         with self._lock:
-            self._check_filled()
-            views, _ = choose(self._keyframes, cameras, self._limit(max_views))
-            return Plan(tuple(views), self._frame_for(views, cameras))
+            return self._encoded.plan(self._keyframes, cameras, max_views)[0]
 
     def render(
         self,
@@ -382,7 +348,6 @@ class Scene:
             return self.render_async(cameras, max_views, plan).result()
         check_request(cameras, max_views)
         with self._lock:
-            self._check_filled()
             plan = plan or self.plan(cameras, max_views)
             used = [self.keyframe(view) for view in plan.views]
             small = network_cameras(cameras, self.image_size, self.model.config.patch_size)
@@ -402,98 +367,29 @@ class Scene:
         request, or several requests of equal plans, then gives what the whole, or each alone, would have
         given. Raises SceneError as well for a keyframe that was evicted meanwhile.
         """
-        return self._begin(cameras, max_views, self._engine.render, PendingRendering, plan)
+        check_request(cameras, max_views)
+        with self._lock:
+            return self._encoded.begin(
+                self._keyframes, cameras, max_views, self._engine.render, PendingRendering, plan
+            )
 
     def render_tensor(
         self, cameras: Sequence[Camera], max_views: int | None = None, plan: Plan | None = None
     ) -> Tensor:
         """Render as `render_async` does, and return float32 [M, 3, H, W] in [0, 1] on the model's device."""
-        return self._begin(cameras, max_views, self._engine.render_tensor, lambda images, *_: images, plan)
-
-    def _begin(
-        self,
-        cameras: Sequence[Camera],
-        max_views: int | None,
-        render: Callable[[list[int], NDArray[np.float32], tuple[int, int]], P],
-        answer: Callable[[P, Callable[[], NDArray[np.float32]], list[int]], R],
-        plan: Plan | None = None,
-    ) -> R:
         check_request(cameras, max_views)
         with self._lock:
-            self._check_filled()
-            while True:
-                if plan is None:
-                    views, keep = choose(self._keyframes, cameras, self._limit(max_views))
-                    other = self._frame_for(views, cameras)
-                else:
-                    views, other = list(plan.views), plan.frame
-                    cameras_used = [self.keyframe(view).camera for view in views]
-                    keep = partial(support_by, cameras_used, cameras)
-                try:
-                    frame, slots = self._slots(views, other)
-                    images = render(slots, camera_numbers(cameras, frame), cameras[0].size)
-                    return answer(images, keep(), views)  # the device is at work
-                except torch.OutOfMemoryError:
-                    if not self._pager.shrink(batch_first=True):
-                        raise
-                    if len(views) > self.capacity:
-                        plan, max_views = None, self.capacity
+            return self._encoded.begin(
+                self._keyframes,
+                cameras,
+                max_views,
+                self._engine.render_tensor,
+                lambda images, *_: images,
+                plan,
+            )
 
     def _picture(
         self, image: ImageLike, camera: Camera
     ) -> tuple[Tensor | None, tuple[float, float, float, float] | None]:
         """Return what is kept of an image for detail, and its fx, fy, cx, cy."""
         return keep_picture(image, camera, self._detail_size, self.image_size, self.model.device)
-
-    def _check_filled(self) -> None:
-        if not len(self._keyframes):
-            raise SceneError("the scene is empty: insert a keyframe before asking for a render")
-
-    def _limit(self, max_views: int | None) -> int:
-        return min(self.capacity, max_views or self.capacity)
-
-    def _frame_for(self, views: Sequence[int], cameras: Sequence[Camera]) -> SceneFrame | None:
-        """Return the frame to render in when it is not the scene's."""
-        assert self._frame is not None
-        if self._fixed_frame:
-            return None
-        used = np.stack([self._keyframes[view].camera.T_world_cam for view in views])
-        targets = np.stack([camera.T_world_cam for camera in cameras])
-        if self._policy.suits(self._frame, used, targets):
-            return None
-        # Not where the robot is now, or not looking its way: the frame of another place, shared with its neighbours.
-        return self._policy.frame_for(used, targets)
-
-    def _slots(self, views: Sequence[int], frame: SceneFrame | None) -> tuple[SceneFrame, list[int]]:
-        """Return the frame to render in, the scene's own if None, and the slots that hold the views in it."""
-        if frame is not None:
-            return frame, self._pager.slots(views, self._keyframes, frame, frame.numbers)
-        assert self._frame is not None
-        return self._frame, self._pager.slots(views, self._keyframes, self._frame)
-
-    def _update_frame(self, added: Sequence[Camera] = ()) -> None:
-        """Choose the frame anew where that is due. added: of keyframes that are about to be added."""
-        if self._fixed_frame:
-            return
-        poses = self._keyframes.poses
-        if added:
-            poses = np.concatenate([poses, [camera.T_world_cam for camera in added]])
-        self._set_frame(self._policy.next_frame(self._frame, poses))
-
-    def _set_frame(self, frame: SceneFrame | None) -> None:
-        if frame is not self._frame:
-            self._frame = frame
-            self._pager.leave_frame()
-
-    def _encode(self, views: Sequence[int], cameras: Sequence[Camera], images: Sequence[ImageLike]) -> None:
-        """Encode views in the scene's frame; with half the slots when memory is short."""
-        if not views:
-            return
-        assert self._frame is not None
-        try:
-            self._pager.put(views, cameras, images, self._frame)
-        except torch.OutOfMemoryError:
-            if not self._pager.shrink(batch_first=False):
-                raise
-            for view, camera, image in zip(views, cameras, images, strict=True):
-                self._pager.put([view], [camera], [image], self._frame)

@@ -56,11 +56,9 @@ def add_views(model: ec.EfficientLVSM, batch: Mapping[str, Tensor], protocol: Pr
     truth = batch["target_image"].flatten(0, 1)
     size = (truth.shape[-2], truth.shape[-1])
     half = protocol.amp and model.device.type == "cuda" and model.dtype == torch.float32
-    tokens, config = model.config.tokens((images.shape[-2], images.shape[-1])), model.config
     dtype = torch.bfloat16 if half else model.dtype
-    cache = ViewCache(
-        config.layers, images.shape[1], tokens, config.heads, config.head_dim, model.device, dtype
-    )
+    inputs = (images.shape[-2], images.shape[-1])
+    cache = ViewCache.of(model.config, images.shape[1], inputs, model.device, dtype)
     slots, steps = [], []
     for v in range(images.shape[1]):
         with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
