@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="training.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config", default=None, help="YAML file of settings (training/settings.py describes them)"
+        "--config", default=None, help="YAML file of settings (training/settings/ describes them)"
     )
     parser.add_argument("--perceptual", choices=("vgg19", "none"), help="short for loss.perceptual=...")
     parser.add_argument(
