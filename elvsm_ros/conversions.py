@@ -16,6 +16,7 @@ import functools
 import importlib
 import io
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -205,6 +206,46 @@ def rgb_to_image(rgb: RGB, header: Header) -> Image:
     """Make an Image in rgb8 of uint8 RGB [H, W, 3]."""
     height, width = rgb.shape[:2]
     return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=_bytes(rgb))
+
+
+def depth_to_image(depth: NDArray[np.float32], header: Header) -> Image:
+    """Make an Image in 32FC1 of depths [H, W], metres (REP 118)."""
+    height, width = depth.shape
+    return Image(
+        header=header, height=height, width=width, encoding="32FC1", step=4 * width,
+        is_bigendian=sys.byteorder == "big", data=_bytes(depth.astype(np.float32, copy=False)),
+    )  # fmt: skip
+
+
+def share_to_image(share: NDArray[np.float32], header: Header) -> Image:
+    """Make an Image in mono8 of numbers [H, W] from 0 to 1: 255 is 1."""
+    height, width = share.shape
+    grey = np.round(share * 255).astype(np.uint8)
+    return Image(header=header, height=height, width=width, encoding="mono8", step=width, data=_bytes(grey))
+
+
+def image_to_depth(message: Image) -> NDArray[np.float32]:
+    """Return the depths [H, W] of an Image in 32FC1, metres. Raises ConversionError."""
+    _check_single(message, "32FC1", 4)
+    order = ">f4" if message.is_bigendian else "<f4"
+    return np.frombuffer(message.data, order).reshape(message.height, message.width).astype(np.float32)
+
+
+def image_to_share(message: Image) -> NDArray[np.float32]:
+    """Return the numbers [H, W] from 0 to 1 of an Image in mono8. Raises ConversionError."""
+    _check_single(message, "mono8", 1)
+    return (
+        np.frombuffer(message.data, np.uint8).reshape(message.height, message.width).astype(np.float32) / 255
+    )
+
+
+def _check_single(message: Image, encoding: str, size: int) -> None:
+    """Raise ConversionError unless an image without padding has one channel of this encoding."""
+    if message.encoding != encoding or len(message.data) != message.height * message.width * size:
+        raise ConversionError(
+            f"an image of {message.width}x{message.height} in {quoted(message.encoding)} with {len(message.data)} "
+            f"bytes is none in {encoding} without padding"
+        )
 
 
 def rgb_to_compressed(rgb: RGB, header: Header, encoding: str, quality: int = 90) -> CompressedImage:

@@ -49,8 +49,9 @@ def make_scene(settings: Settings, model: ec.EfficientLVSM) -> ec.Scene:
     size = settings.image_size
     image_size = (size[0], size[1]) if size[0] else model.config.image_size
     capacity = slots(settings.capacity, model, image_size)
-    # The node renders without detail so far: the keyframes' pictures would take 0.9 MB each for nothing.
-    return ec.Scene(model, capacity, image_size, max_keyframes=settings.max_keyframes, detail_size=0)
+    return ec.Scene(
+        model, capacity, image_size, max_keyframes=settings.max_keyframes, detail_size=settings.detail_size
+    )
 
 
 class DeviceScene:
@@ -68,7 +69,7 @@ class DeviceScene:
         self.device = str(self.model.device)
         self._cuda = self.model.device.type == "cuda"  # encodes several views at once, and wants preparation
         self.insert_ms = Window()
-        self._pace = Pace(most=GROUP)
+        self._pace, self._detail_pace = Pace(most=GROUP), Pace(most=GROUP)
         self._spare = 0  # keyframes that may be encoded again when there is time
         self._usual_views = min(settings.max_views or capacity, capacity)
         self._sizes = {self.native_size}  # of targets, as far as they are prepared for
@@ -136,6 +137,9 @@ class DeviceScene:
                 "there is no keyframe yet: wait until images with poses have arrived (see ~/status)"
             )
         self._asked = time.perf_counter()
+        if task.query.detail:
+            self._add_detail(task)
+            return
         self._expect(task.query.render_size)
         limit = self._pace.targets
         plan, shared = task.plan(self.scene), [(task, task.left(limit))]
@@ -161,6 +165,14 @@ class DeviceScene:
             request.take(decode, first, len(part), alone)
             first += len(part)
         self._pace.add(decode, len(cameras), start)
+
+    def _add_detail(self, task: RenderTask) -> None:
+        """Render the next targets of a request with detail: as many as leave the device to others soon enough."""
+        self._pace.make_room()
+        cameras, start = task.left(self._detail_pace.targets), time.perf_counter()
+        decode = Decode(None, self.scene.render(cameras, detail=True, plan=task.plan(self.scene)))
+        task.take(decode, 0, len(cameras), False)
+        self._detail_pace.add(decode, len(cameras), start)
 
     def _expect(self, size: tuple[int, int]) -> None:
         """Note that targets of a size are asked for: others of that size will come, alone and together."""

@@ -47,8 +47,8 @@ from elvsm_ros.qos import LATCHED_QOS, overridable
 from elvsm_ros.rclpy_support import call_later, wait_for
 from elvsm_ros.rendering.render_service import RenderDesk
 from elvsm_ros.rendering.requests import Context
+from elvsm_ros.rendering.services import Services
 from elvsm_ros.rendering.trajectories import Trajectories
-from elvsm_ros.services import Services
 from elvsm_ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -236,6 +236,8 @@ class ElvsmNode(standalone.ClosingNode):
         )
         self._image_pub = publisher(Image, "~/rendered/image", 2)
         self._info_pub = publisher(CameraInfo, "~/rendered/camera_info", 2)
+        self._depth_pub = publisher(Image, "~/rendered/depth", 2)
+        self._confidence_pub = publisher(Image, "~/rendered/confidence", 2)
         # Here and not in activate: a map may be corrected while the node only serves renders.
         updates: Any = self.create_subscription(
             PoseUpdates, "~/pose_updates", self._on_pose_updates, **overridable(10)
@@ -289,7 +291,10 @@ class ElvsmNode(standalone.ClosingNode):
     # Topics
 
     def _on_render_pose(self, message: PoseStamped) -> None:
-        self._desk.follow(message, self._rendered_header(message.header.stamp), self._publish_rendered)
+        wanted = self._depth_pub.get_subscription_count() or self._confidence_pub.get_subscription_count()
+        self._desk.follow(
+            message, self._rendered_header(message.header.stamp), self._publish_rendered, bool(wanted)
+        )
 
     def _on_pose_updates(self, message: PoseUpdates) -> None:
         try:
@@ -388,9 +393,12 @@ class ElvsmNode(standalone.ClosingNode):
         self._keyframe_topics.flush(time.monotonic())
         self._news = True
 
-    def _publish_rendered(self, image: Image, camera_info: CameraInfo) -> None:
+    def _publish_rendered(self, image: Image, camera: CameraInfo, layers: tuple[Image, Image] | None) -> None:
         self._image_pub.publish(image)
-        self._info_pub.publish(camera_info)
+        self._info_pub.publish(camera)
+        if layers is not None:
+            self._depth_pub.publish(layers[0])
+            self._confidence_pub.publish(layers[1])
 
     def _world_header(self) -> Header:
         return Header(stamp=self.get_clock().now().to_msg(), frame_id=self._intake.world_frame)

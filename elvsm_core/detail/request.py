@@ -22,6 +22,9 @@ from .warp import View
 DETAIL_SIZE = 640
 """Longer side, pixels, of the pictures that a scene keeps unless it is told otherwise."""
 
+LONGEST = 4
+"""Times the model's short side that a side of its pictures is long: attention takes time by the square of it."""
+
 Lens = tuple[float, float, float, float]
 """fx, fy, cx, cy, pixels."""
 
@@ -43,13 +46,15 @@ def keep_picture(
 
 
 def network_cameras(cameras: Sequence[Camera], native: tuple[int, int], patch: int) -> list[Camera]:
-    """Return cameras that see the same at about the model's own number of pixels, where these have more."""
+    """Return cameras that see the same at about the model's own number of pixels.
+
+    No side is longer than LONGEST times the model's short one: of a strip, the pixels are not square.
+    """
     height, width = cameras[0].size
     scale = math.sqrt(native[0] * native[1] / (height * width))
-    if scale >= 1:
-        return list(cameras)
-    h, w = (max(patch, round(side * scale / patch) * patch) for side in (height, width))
-    return [camera.resized(w, h) for camera in cameras]
+    longest = max(LONGEST * min(native), *native)
+    h, w = (max(patch, round(min(side * scale, longest) / patch) * patch) for side in (height, width))
+    return [camera.resized(w, h) for camera in cameras] if (h, w) != (height, width) else list(cameras)
 
 
 def detailed(

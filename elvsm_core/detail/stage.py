@@ -55,7 +55,7 @@ def add_detail(
     if pictures.dtype == torch.uint8:
         pictures = pictures.float() / 255
     if tuple(render.shape[-2:]) != target.size:
-        render = F.interpolate(render[None], target.size, mode="bicubic", align_corners=False)[0].clamp(0, 1)
+        render = F.interpolate(render[None], target.size, mode="bicubic", antialias=True)[0].clamp(0, 1)
     nearest = nearest_plane(target, views, s.overlap)
     # Small pictures have fewer levels: the coarsest needs some room for the aggregation's paths.
     largest = max(1, min(target.size) // s.coarsest)

@@ -48,7 +48,8 @@ class RenderedViews:
     """The answer to one request, in the order of its poses.
 
     images: uint8 RGB [H, W, 3] each. support: 0 to 1 each, how well keyframes cover the view. views_used: keyframes
-    that were used. latency_ms: milliseconds inside the node; round_trip_ms: as seen by the client.
+    that were used. latency_ms: milliseconds inside the node; round_trip_ms: as seen by the client. depths: float32
+    [H, W] each, metres along z, and confidences: float32 [H, W] in [0, 1] each; both empty unless depth was asked for.
     """
 
     images: list[RGB]
@@ -56,6 +57,8 @@ class RenderedViews:
     views_used: int
     latency_ms: float
     round_trip_ms: float
+    depths: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
+    confidences: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,6 +96,16 @@ def camera_message(camera: PinholeCamera | CameraInfo | None) -> CameraInfo:
     if camera is None:
         return CameraInfo()
     return camera if isinstance(camera, CameraInfo) else conversions.camera_info(camera, Header())
+
+
+def depths(message: Any) -> list[NDArray[np.float32]]:
+    """Return the depths of an answer, float32 [H, W] each, metres. Raises ConversionError."""
+    return [conversions.image_to_depth(image) for image in message.depth_images]
+
+
+def confidences(message: Any) -> list[NDArray[np.float32]]:
+    """Return the confidences of an answer, float32 [H, W] in [0, 1] each. Raises ConversionError."""
+    return [conversions.image_to_share(image) for image in message.confidence_images]
 
 
 def pictures(message: Any) -> list[RGB]:

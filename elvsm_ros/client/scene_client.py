@@ -26,6 +26,8 @@ from elvsm_ros.client.results import (
     RenderedViews,
     RequestRejected,
     camera_message,
+    confidences,
+    depths,
     pictures,
     pose_message,
 )
@@ -36,6 +38,11 @@ FILES = 120.0
 """Seconds that saving and loading may take, at least."""
 FOLLOW_UP = 2.0
 """Seconds that keyframes() may lag behind a reset or a load."""
+DETAIL = {
+    None: RenderViews.Request.DETAIL_DEFAULT,
+    True: RenderViews.Request.DETAIL_ON,
+    False: RenderViews.Request.DETAIL_OFF,
+}
 
 
 class SceneClient:
@@ -168,6 +175,8 @@ class SceneClient:
         size: tuple[int, int] | None = None,
         encoding: str = "rgb8",
         frame: str = "",
+        detail: bool | None = None,
+        depth: bool = False,
         timeout: float | None = None,
     ) -> RenderedViews:
         """Render the scene from several poses in one request.
@@ -176,9 +185,12 @@ class SceneClient:
         node watches, at the model's own size. max_views: keyframes to use at most; None: the node's parameter. size:
         (height, width) of the images, pixels; another aspect than the camera's is reached by a centre crop. encoding:
         "rgb8", "jpeg" or "png", on the way from the node. frame: that the poses are given in; "": the world frame.
+        detail: whether to show the keyframes' own pixels where their geometry agrees; None: the node's parameter.
+        depth: return depth and confidence of every pixel, too; implies detail.
         """
         end, start = self._end(timeout), time.perf_counter()
-        fields = _fields(poses, camera, max_views, size, encoding, frame)
+        fields = _fields(poses, camera, max_views, size, encoding, frame, detail)
+        fields["depth"] = depth
         answer = self._call("render_views", RenderViews.Request(**fields), end)
         images = pictures(answer)
         if len(images) != len(fields["poses"]):
@@ -189,6 +201,8 @@ class SceneClient:
             answer.views_used,
             answer.latency_ms,
             1e3 * (time.perf_counter() - start),
+            depths(answer),
+            confidences(answer),
         )
 
     def render_trajectory(
@@ -219,6 +233,7 @@ class SceneClient:
         size: tuple[int, int] | None = None,
         encoding: str = "rgb8",
         frame: str = "",
+        detail: bool | None = None,
         timeout: float | None = None,
     ) -> Iterator[RGB]:
         """Yield the images of a trajectory as they arrive, uint8 RGB [H, W, 3] each; closing it cancels the rest.
@@ -226,7 +241,7 @@ class SceneClient:
         Arguments are those of `render_views`; timeout: seconds without a new image.
         """
         patience = self.timeout if timeout is None else timeout
-        goal = RenderTrajectory.Goal(**_fields(poses, camera, max_views, size, encoding, frame))
+        goal = RenderTrajectory.Goal(**_fields(poses, camera, max_views, size, encoding, frame, detail))
         self.wait_until_ready(patience)
         yield from Trajectory(self._connection, goal, patience, self.check).images()
 
@@ -338,8 +353,9 @@ class SceneClient:
 
 
 def _fields(
-    poses: Any, camera: Any, max_views: int | None, size: tuple[int, int] | None, encoding: str, frame: str
-) -> dict[str, Any]:
+    poses: Any, camera: Any, max_views: int | None, size: tuple[int, int] | None, encoding: str, frame: str,
+    detail: bool | None,
+) -> dict[str, Any]:  # fmt: skip
     """Return the fields that a request and a goal share."""
     height, width = size or (0, 0)
     return {
@@ -350,4 +366,5 @@ def _fields(
         "height": height,
         "max_views": max_views or 0,
         "encoding": encoding,
+        "detail": DETAIL[detail],
     }

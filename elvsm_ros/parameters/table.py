@@ -174,6 +174,17 @@ class Settings:
         "trained at.",
         choices=("native", "requested"), live=True,
     )  # fmt: skip
+    detail: str = parameter(
+        "off", "'on': renders show the keyframes' own pixels where their geometry agrees, and the network's picture "
+        "elsewhere, at any size up to the camera's; a request can ask for either. Sharper, and takes about a second "
+        "for a picture of 256x256 on two CPU cores.",
+        choices=("off", "on"), live=True,
+    )  # fmt: skip
+    detail_size: int = parameter(
+        640, "Longer side in pixels of the pictures that keyframes keep for renders with detail, in host memory: 0.9 "
+        "MB for 640x480. 0: none, and detail is no finer than image_size.",
+        low=0, high=4096,
+    )  # fmt: skip
     rendered_size: tuple[int, ...] = parameter(
         (0, 0),
         "Height and width in pixels of ~/rendered/image; [0, 0]: the model's own.",

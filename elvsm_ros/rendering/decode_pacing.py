@@ -18,11 +18,11 @@ AHEAD = 2
 
 
 class Decode:
-    """A decode that is under way, for several who wait for parts of it."""
+    """A decode that is under way, for several who wait for parts of it; or, with a result, one that is done."""
 
-    def __init__(self, rendering: PendingRendering):
+    def __init__(self, rendering: PendingRendering | None, result: Rendering | None = None):
         self._rendering: PendingRendering | None = rendering
-        self._result: Rendering | None = None
+        self._result: Rendering | None = result
         self._lock = threading.Lock()
 
     def done(self) -> bool:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -68,7 +70,8 @@ class RenderDesk:
         quick = (
             query.encoding == "rgb8" and query.render_size == (height, width) and len(query.T_world_cam) == 1
         )
-        task = RenderTask(query, finish, self._pool, latest, quick)
+        layers = functools.partial(_layers, header) if query.depth else None
+        task = RenderTask(query, finish, self._pool, latest, quick, layers)
         self._worker.submit(task)
         return task.future
 
@@ -95,7 +98,7 @@ class RenderDesk:
         try:
             query = requests.parse(
                 self._context(), request.header.frame_id, request.poses, request.camera_info, *size,
-                request.max_views, request.encoding,
+                request.max_views, request.encoding, detail=request.detail, depth=request.depth,
             )  # fmt: skip
             future = self.render(query, header)
         except Exception as error:
@@ -105,25 +108,27 @@ class RenderDesk:
         return answered
 
     def _fill(self, response: RenderViews.Response, encoding: str, answer: Answer, start: float) -> None:
-        if encoding == "rgb8":
-            response.images = answer.messages
-        else:
-            response.compressed_images = answer.messages
+        fill_images(response, encoding, answer)
         response.support = array.array("f", answer.support)
         response.views_used = len(answer.views)
         response.latency_ms = self._succeeded(len(answer.support), start)
         response.success = True
 
     def follow(
-        self, message: PoseStamped, header: Header, publish: Callable[[Image, CameraInfo], None]
+        self,
+        message: PoseStamped,
+        header: Header,
+        publish: Callable[[Image, CameraInfo, tuple[Image, Image] | None], None],
+        depth: bool = False,
     ) -> None:
-        """Render the newest of the poses that stream in, and publish it."""
+        """Render the newest of the poses that stream in, and publish it; with depth and confidence where wanted."""
         start = time.perf_counter()
         height, width = self._context().settings.rendered_size
         try:
             query = requests.parse(
-                self._context(), message.header.frame_id, [message.pose], CameraInfo(), width, height, 0, ""
-            )
+                self._context(), message.header.frame_id, [message.pose], CameraInfo(), width, height, 0, "",
+                depth=depth,
+            )  # fmt: skip
             future = self.render(query, header, latest="render_pose")
         except Exception as error:
             self._failed(error)
@@ -136,7 +141,9 @@ class RenderDesk:
             if error is not None:
                 self._failed(error)
                 return
-            publish(done.result().messages[0], conversions.camera_info(query.camera, header))
+            answer = done.result()
+            camera = conversions.camera_info(query.camera, header)
+            publish(answer.messages[0], camera, answer.layers[0] if answer.layers else None)
             self._succeeded(1, start)
 
         future.add_done_callback(lambda done: self._later(on_rendered, done))
@@ -160,6 +167,25 @@ class RenderDesk:
             self._reports.add("render", str(error))
             return str(error)
         return self._reports.fault("rendering failed", error)
+
+
+def fill_images(message: Any, encoding: str, answer: Answer) -> None:
+    """Put the images of an answer into a response or a feedback."""
+    if encoding == "rgb8":
+        message.images = answer.messages
+    else:
+        message.compressed_images = answer.messages
+    message.depth_images = [depth for depth, _ in answer.layers]
+    message.confidence_images = [confidence for _, confidence in answer.layers]
+
+
+def _layers(
+    header: Header, depths: NDArray[np.float32], confidences: NDArray[np.float32]
+) -> list[tuple[Image, Image]]:
+    return [
+        (conversions.depth_to_image(depth, header), conversions.share_to_image(confidence, header))
+        for depth, confidence in zip(depths, confidences, strict=True)
+    ]
 
 
 def _messages(query: Query, header: Header, quality: int, images: Sequence[RGB]) -> list[Any]:

@@ -26,15 +26,21 @@ GROUP = 8
 RGB = NDArray[np.uint8]
 Finish = Callable[[Sequence[RGB]], list[Any]]
 """Makes messages of rendered images, [H, W, 3] each at the size they were rendered at. Any thread."""
+Layers = Callable[[NDArray[np.float32], NDArray[np.float32]], list[tuple[Any, Any]]]
+"""Makes messages of depths and confidences, [n, H, W]. Any thread."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-    """What became of a request: a message for each pose, support [n] in [0, 1], keyframes used, increasing."""
+    """What became of a request: a message for each pose, support [n] in [0, 1], keyframes used, increasing.
+
+    layers: messages of depth and of confidence for each pose, where they were asked for.
+    """
 
     messages: list[Any]
     support: NDArray[np.float32]
     views: list[int]
+    layers: list[tuple[Any, Any]]
 
 
 class Device(Protocol):
@@ -50,7 +56,8 @@ class RenderTask(Task[Device]):
 
     The device's thread takes its poses a few at a time (`DeviceScene.serve`), never across the border between two
     groups of GROUP poses, and hands their images to `finish`: on `pool`, or at once where there is none. quick:
-    at once also while no other request waits, because that takes less time than the way to another thread.
+    at once also while no other request waits, because that takes less time than the way to another thread. layers: for
+    a query that wants depth.
     """
 
     def __init__(
@@ -60,16 +67,15 @@ class RenderTask(Task[Device]):
         pool: Executor | None = None,
         name: str | None = None,
         quick: bool = False,
+        layers: Layers | None = None,
     ) -> None:
         super().__init__(name)
         self.query = query
-        self._finish, self._pool, self._quick = finish, pool, quick
+        self._finish, self._pool, self._quick, self._layers = finish, pool, quick, layers
         self._done = 0
         self._plan: tuple[int, SceneFrame | None, Plan] | None = None
         self._lock = threading.Lock()
-        self._parts: dict[
-            int, tuple[list[Any], NDArray[np.float32], list[int]]
-        ] = {}  # by the first one's place
+        self._parts: dict[int, Answer] = {}  # by the first one's place
 
     @property
     def finished(self) -> bool:
@@ -81,6 +87,8 @@ class RenderTask(Task[Device]):
     def fits(self, other: RenderTask) -> bool:
         """Tell whether targets of both can be decoded at once, if they use the same keyframes."""
         mine, theirs = self.query, other.query
+        if mine.detail or theirs.detail:  # found for one target at a time, so nothing is gained
+            return False
         return (mine.render_size, mine.max_views) == (theirs.render_size, theirs.max_views)
 
     @functools.cached_property
@@ -138,18 +146,21 @@ class RenderTask(Task[Device]):
     def _finish_part(self, place: int, decode: Decode, first: int, count: int) -> None:
         """Wait for images, make messages of them, and complete the answer when they are the last ones."""
         try:
-            result, part = decode.result(), slice(first, first + count)
-            messages = self._finish(result.images[part])
+            result, chosen = decode.result(), slice(first, first + count)
+            messages, layers = self._finish(result.images[chosen]), []
+            if self._layers is not None and result.depth is not None and result.confidence is not None:
+                layers = self._layers(result.depth[chosen], result.confidence[chosen])
         except BaseException as error:
             self.fail(error)
             return
         with self._lock:
-            self._parts[place] = messages, result.support[part], result.views
-            if sum(len(messages) for messages, *_ in self._parts.values()) < len(self.query.T_world_cam):
+            self._parts[place] = Answer(messages, result.support[chosen], result.views, layers)
+            if sum(len(part.messages) for part in self._parts.values()) < len(self.query.T_world_cam):
                 return
         parts = [self._parts[place] for place in sorted(self._parts)]
         self.succeed(Answer(
-            [message for messages, *_ in parts for message in messages],
-            np.concatenate([support for _, support, _ in parts]),
-            sorted({view for *_, views in parts for view in views}),
+            [message for part in parts for message in part.messages],
+            np.concatenate([part.support for part in parts]),
+            sorted({view for part in parts for view in part.views}),
+            [layer for part in parts for layer in part.layers],
         ))  # fmt: skip

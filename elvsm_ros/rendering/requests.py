@@ -10,6 +10,7 @@ from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
+from elvsm.srv import RenderViews
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.input.pose_source import PoseError
@@ -31,7 +32,8 @@ class Query:
     """Views to render.
 
     T_world_cam: [4, 4] each. camera: of the images to return. render_size: (height, width) pixels to render
-    at. max_views: stored views to use at most; None: any number.
+    at. max_views: stored views to use at most; None: any number. detail: see `Scene.render`. depth: send depth and
+    confidence as well, which only detail finds.
     """
 
     T_world_cam: list[NDArray[np.float64]]
@@ -39,6 +41,8 @@ class Query:
     render_size: tuple[int, int]
     max_views: int | None
     encoding: str = "rgb8"
+    detail: bool = False
+    depth: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Context:
 def parse(
     context: Context, frame_id: str, poses: list[Pose], info: CameraInfo, width: int, height: int,
     max_views: int, encoding: str, T_world_frame: NDArray[np.float64] | None = None,
+    detail: int = RenderViews.Request.DETAIL_DEFAULT, depth: bool = False,
 ) -> Query:  # fmt: skip
     """Check the fields of elvsm/srv/RenderViews. Raises RequestError or ConversionError.
 
@@ -93,7 +98,10 @@ def parse(
     if not width:
         width, height = given if given != (0, 0) else (context.native_size[1], context.native_size[0])
     fitted = camera.fitted(width, height)
-    rendered = render_size(fitted, context.native_size, context.patch_size, settings.render_resolution)
+    detailed = _detail(settings, detail, depth)
+    rendered = height, width
+    if not detailed:
+        rendered = render_size(fitted, context.native_size, context.patch_size, settings.render_resolution)
     # A narrow strip asks for little and renders much.
     if len(poses) * max(width * height, rendered[0] * rendered[1]) > settings.max_render_pixels:
         raise RequestError(
@@ -107,7 +115,20 @@ def parse(
         rendered,
         max_views or settings.max_views or None,
         encoding,
+        detailed,
+        depth,
     )
+
+
+def _detail(settings: Settings, detail: int, depth: bool) -> bool:
+    kind = RenderViews.Request
+    if detail not in (kind.DETAIL_DEFAULT, kind.DETAIL_ON, kind.DETAIL_OFF):
+        raise RequestError(f"detail {detail} is none of 0 (as the parameter says), 1 (on), 2 (off)")
+    if depth and detail == kind.DETAIL_OFF:
+        raise RequestError(
+            "depth was asked for without detail, which finds it: leave detail at 0 or set it to 1"
+        )
+    return depth or detail == kind.DETAIL_ON or (detail == kind.DETAIL_DEFAULT and settings.detail == "on")
 
 
 def frame(context: Context, frame_id: str) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from elvsm_ros.keyframes.keyframe_queue import Wait
 from elvsm_ros.monitoring.fault_log import Reports
 from elvsm_ros.qos import SERVICE_QOS
 from elvsm_ros.rendering import requests
-from elvsm_ros.rendering.render_service import RenderDesk
+from elvsm_ros.rendering.render_service import RenderDesk, fill_images
 from elvsm_ros.rendering.requests import Context, Query, RequestError
 from elvsm_ros.worker import BusyError
 
@@ -64,7 +64,7 @@ def pieces(context: Context, goal: RenderTrajectory.Goal) -> Iterator[Query]:
     def parse(start: int, count: int) -> Query:
         return requests.parse(
             context, goal.header.frame_id, goal.poses[start : start + count], goal.camera_info, goal.width, goal.height,
-            goal.max_views, goal.encoding, T_world_frame,
+            goal.max_views, goal.encoding, T_world_frame, goal.detail, goal.depth,
         )  # fmt: skip
 
     one = parse(0, 1)
@@ -156,10 +156,7 @@ class Trajectories:
             feedback = RenderTrajectory.Feedback(
                 rendered=result.rendered, total=total, support=array.array("f", answer.support)
             )
-            if query.encoding == "rgb8":
-                feedback.images = answer.messages
-            else:
-                feedback.compressed_images = answer.messages
+            fill_images(feedback, query.encoding, answer)
             handle.publish_feedback(feedback)
             if self._node.count_subscribers(self._feedback_topic):
                 listened = time.monotonic()

@@ -44,7 +44,7 @@ class Film:
     """One goal of ~/render_trajectory, whose pictures become a video.
 
     progress: called with the pictures that are done, and all. ended: called once, on a thread of the film's own,
-    with the file, or with None and what went wrong.
+    with the file, or with None and what went wrong. detail: see `SceneClient.render_views`.
     """
 
     def __init__(
@@ -57,12 +57,13 @@ class Film:
         path: Path,
         progress: Callable[[int, int], None],
         ended: Callable[[Path | None, str], None],
+        detail: bool | None = None,
     ):
         self._count, self._progress, self._ended = len(poses), progress, ended
         self._rate, self._path = rate, path
         self._cancelled = False
         pictures = scene.stream_trajectory(
-            poses, camera, max_views=max_views, encoding="jpeg", timeout=PATIENCE
+            poses, camera, max_views=max_views, encoding="jpeg", detail=detail, timeout=PATIENCE
         )
         threading.Thread(target=self._write, args=(pictures,), name="viewer-film", daemon=True).start()
 

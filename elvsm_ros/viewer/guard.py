@@ -207,7 +207,8 @@ def _fits(control: Any, value: Any) -> bool:
         low, high = getattr(control, "min", -math.inf), getattr(control, "max", math.inf)
         return _is_number(value) and low <= value <= high
     if isinstance(present, str):
-        return isinstance(value, str) and len(value) <= MAX_TEXT
+        choices = getattr(control, "options", None)
+        return isinstance(value, str) and (len(value) <= MAX_TEXT if choices is None else value in choices)
     return False
 
 

@@ -17,7 +17,7 @@ import viser
 
 from elvsm_ros import RenderedViews, SceneClient, SceneClientError
 from elvsm_ros.conversions import RGB, ConversionError, Intrinsics
-from elvsm_ros.viewer import geometry, status_text
+from elvsm_ros.viewer import geometry, layers, status_text
 from elvsm_ros.viewer.film import Film, Take
 from elvsm_ros.viewer.node_panel import NodePanel
 from elvsm_ros.viewer.pacer import Pacer
@@ -36,11 +36,13 @@ FILM_RATE = 15.0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PageRequest:
-    """What a page wants to see: T_world_cam [4, 4], the camera, keyframes to use at most (0: the node's own)."""
+    """What a page wants to see: T_world_cam [4, 4], the camera, keyframes to use at most (0: the node's own), and which
+    of `layers.LAYERS`."""
 
     T_world_cam: np.ndarray
     camera: Intrinsics
     max_views: int
+    layer: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,8 +54,8 @@ class Shown:
 
     @property
     def image(self) -> RGB:
-        """The picture, uint8 RGB [H, W, 3]."""
-        return self.answer.images[0]
+        """What is on the page, uint8 RGB [H, W, 3]."""
+        return layers.picture(self.view.layer, self.answer)
 
 
 class Page:
@@ -136,7 +138,7 @@ class Page:
             made = geometry.camera_of(camera.fov, camera.aspect, self._height.value)
         except (AssertionError, ConversionError, ZeroDivisionError):
             return None
-        return PageRequest(T, made, self._max_views.value)
+        return PageRequest(T, made, self._max_views.value, self._layer.value)
 
     def tick(self) -> None:
         """Bring what the page says of the node up to date."""
@@ -181,8 +183,9 @@ class Page:
     def _request(self, view: PageRequest) -> None:
         try:
             answer = self._scene.render_views(
-                [view.T_world_cam], view.camera, max_views=view.max_views, encoding="jpeg", timeout=PATIENCE
-            )
+                [view.T_world_cam], view.camera, max_views=view.max_views, encoding="jpeg", timeout=PATIENCE,
+                **layers.options(view.layer),
+            )  # fmt: skip
         except (SceneClientError, ConversionError) as error:
             self._complaint = str(error)
         else:
@@ -193,15 +196,15 @@ class Page:
     def _show_answer(self, view: PageRequest, answer: RenderedViews) -> None:
         if self.closed:
             return
-        (image,) = answer.images
         self._complaint = ""
+        shown = Shown(view, answer)
         if self._show.value:
-            self._client.scene.set_background_image(image, format="jpeg", jpeg_quality=90)
+            self._client.scene.set_background_image(shown.image, format="jpeg", jpeg_quality=90)
             # Now, not with the next batch: the picture should follow the hand.
             self._client.flush()
         self._times.append(time.monotonic())
         self.count += 1
-        self.shown = Shown(view, answer)
+        self.shown = shown
 
     def _shown_row(self) -> tuple[float, float, float, int] | None:
         if self.shown is None:
@@ -219,6 +222,12 @@ class Page:
         self._numbers = gui.add_html("")
         with gui.add_folder("View"):
             self._show = gui.add_checkbox("Rendered picture", True)
+            self._layer = gui.add_dropdown(
+                "Picture",
+                layers.LAYERS,
+                initial_value=layers.NODE,
+                hint="Detail: the keyframes' own pixels, where they agree",
+            )
             self._max_views = gui.add_slider(
                 "max_views",
                 0,
@@ -243,7 +252,8 @@ class Page:
             self._render = gui.add_button("Render to a video", disabled=True)
             self._progress = gui.add_progress_bar(0.0, visible=False)
         self._show.on_update(lambda _: self._on_show())
-        self._max_views.on_update(lambda _: self.refresh())
+        for choice in (self._layer, self._max_views):
+            choice.on_update(lambda _: self.refresh())
         self._height.on_update(lambda _: self.refresh())
         self._fov.on_update(lambda _: self._on_fov())
         go.on_click(lambda _: self._on_go())
@@ -292,7 +302,7 @@ class Page:
         self._render.label, self._record.disabled = "Cancel", True
         self._film = Film(
             self._scene, self._takes.poses(FILM_RATE), view.camera, view.max_views, FILM_RATE, self._out / name,
-            self._on_progress, self._on_film,
+            self._on_progress, self._on_film, layers.options(view.layer).get("detail"),
         )  # fmt: skip
 
     def _on_progress(self, done: int, total: int) -> None:

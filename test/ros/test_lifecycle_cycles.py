@@ -222,7 +222,9 @@ def test_a_device_that_fails_takes_the_node_out_of_service_and_not_down(fragile:
             return status.level == DiagnosticStatus.ERROR and "the device failed" in status.message
 
         wait_until(told, "diagnostics of a fault")
-        assert "/elvsm/render_views" not in services(peer)
+        answer = peer.render([pose_at(0.1)])
+        assert not answer.success and "is not configured" in answer.message
+        assert "the device failed" in answer.message
         # Configuring again fails as long as the device does, and puts everything right afterwards.
         assert not change(peer, Transition.TRANSITION_CONFIGURE)
         (tmp_path / "broken").unlink()
