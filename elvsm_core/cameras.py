@@ -26,6 +26,11 @@ MAX_SIDE = 65535
 """Largest width and height, pixels: what image formats hold."""
 
 
+LONGEST = 4
+"""Times the model's short side that a side of its pictures is long: attention takes time by the square of it, and a
+strip of 1x128 pixels kept the device for minutes."""
+
+
 class CameraError(ValueError):
     """A camera whose intrinsics or pose cannot be used."""
 
@@ -159,3 +164,13 @@ class Camera:
             width=width,
             height=height,
         )
+
+
+def patched_size(size: tuple[int, int], scale: float, native: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Return a (height, width) times `scale`, in whole patches: what a model of a native size renders a picture at.
+
+    No side is longer than LONGEST times the model's short one: of a strip, the pixels are not square.
+    """
+    longest = max(LONGEST * min(native), *native)
+    height, width = (max(patch, round(min(longest, side * scale) / patch) * patch) for side in size)
+    return height, width

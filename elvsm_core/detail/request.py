@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import keyframes
-from ..cameras import Camera
+from ..cameras import Camera, patched_size
 from ..images import ImageLike, resize_and_crop, to_uint8
 from ..rendering import Rendering
 from .settings import DetailSettings
@@ -21,9 +21,6 @@ from .warp import View
 
 DETAIL_SIZE = 640
 """Longer side, pixels, of the pictures that a scene keeps unless it is told otherwise."""
-
-LONGEST = 4
-"""Times the model's short side that a side of its pictures is long: attention takes time by the square of it."""
 
 Lens = tuple[float, float, float, float]
 """fx, fy, cx, cy, pixels."""
@@ -46,15 +43,11 @@ def keep_picture(
 
 
 def network_cameras(cameras: Sequence[Camera], native: tuple[int, int], patch: int) -> list[Camera]:
-    """Return cameras that see the same at about the model's own number of pixels.
-
-    No side is longer than LONGEST times the model's short one: of a strip, the pixels are not square.
-    """
-    height, width = cameras[0].size
+    """Return cameras that see the same at about the model's own number of pixels; see `patched_size`."""
+    height, width = size = cameras[0].size
     scale = math.sqrt(native[0] * native[1] / (height * width))
-    longest = max(LONGEST * min(native), *native)
-    h, w = (max(patch, round(min(side * scale, longest) / patch) * patch) for side in (height, width))
-    return [camera.resized(w, h) for camera in cameras] if (h, w) != (height, width) else list(cameras)
+    h, w = patched_size(size, scale, native, patch)
+    return [camera.resized(w, h) for camera in cameras] if (h, w) != size else list(cameras)
 
 
 def detailed(

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo
 
 from elvsm.srv import RenderViews
+from elvsm_core.cameras import patched_size
 from elvsm_ros import conversions
 from elvsm_ros.conversions import Intrinsics
 from elvsm_ros.input.pose_source import PoseError
 from elvsm_ros.parameters.table import Settings
 from elvsm_ros.quoting import quoted
 
-LONGEST = 4
-"""Times the short side that a picture's long side is rendered at: attention takes time by the square of it, and a strip
-of 1x128 pixels kept the device for minutes."""
 ENCODINGS = ("rgb8", "jpeg", "png")
 
 
@@ -160,15 +158,9 @@ def render_size(
 ) -> tuple[int, int]:
     """Return the (height, width) to render at for a camera: its own, or one with the model's own short side.
 
-    The long side follows the aspect, to a multiple of the patch, and is LONGEST times the short one at most: what is
-    longer is rendered with pixels that are not square. Resampled back, nothing is cut off.
+    The long side follows the aspect, as far as `patched_size` lets it. Resampled back, nothing is cut off.
     """
     if resolution == "requested":
         return camera.height, camera.width
     scale = min(native_size) / min(camera.height, camera.width)
-    longest = max(LONGEST * min(native_size), *native_size)
-    height, width = (
-        max(patch, round(min(longest, side * scale) / patch) * patch)
-        for side in (camera.height, camera.width)
-    )
-    return height, width
+    return patched_size((camera.height, camera.width), scale, native_size, patch)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from rig import CAMERA, Peer, camera_at, header, picture, pixels, pose_at, running, set_parameters, wait_until
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 
 import elvsm_core as ec
@@ -170,7 +170,7 @@ def test_requests_that_mean_nothing_are_rejected(fields: dict[str, int], words: 
     }
     with pytest.raises(RequestError, match=words):
         requests.parse(
-            Context(Settings(), "map", CAMERA, (32, 32), 8), info=conversions.CameraInfo(), max_views=0, encoding="",
+            Context(Settings(), "map", CAMERA, (32, 32), 8), info=CameraInfo(), max_views=0, encoding="",
             **values,
         )  # fmt: skip
 
